@@ -1,0 +1,358 @@
+//! Device-mapper, as far as luks and multipath need it: the devices with their UUIDs, their tables and status, and the wait for events.
+//!
+//! Speaks the ioctl interface of `/dev/mapper/control` (linux/dm-ioctl.h, version 4) itself; libdevmapper is not thread-safe and not
+//! needed for reading.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+
+use crate::{DmName, Sectors, sys};
+
+/// A device number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevNum {
+    /// The driver.
+    pub major: u32,
+    /// The device.
+    pub minor: u32,
+}
+
+impl DevNum {
+    /// Takes the kernel's 64-bit encoding apart (`huge_encode_dev`, `include/linux/kdev_t.h`).
+    #[must_use]
+    pub fn decode(dev: u64) -> Self {
+        let low = u32::try_from(dev & 0xffff_ffff).unwrap_or_default();
+        Self { major: (low & 0x000f_ff00) >> 8, minor: (low & 0xff) | ((low >> 12) & 0x000f_ff00) }
+    }
+}
+
+impl fmt::Display for DevNum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// One device of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Device {
+    /// Its name: `/dev/mapper/NAME`.
+    pub name: DmName,
+    /// Its number: `/dev/dm-MINOR`.
+    pub number: DevNum,
+    /// Its UUID (`CRYPT-LUKS2-...`, `mpath-...`), which says who made it; `None` if it has none.
+    pub uuid: Option<String>,
+    /// Grows with each event of the device.
+    pub event: u32,
+}
+
+/// What is known of a device beyond its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Info {
+    /// The device.
+    pub device: Device,
+    /// How many hold it open.
+    pub open_count: u32,
+    /// I/O waits.
+    pub suspended: bool,
+    /// It refuses writes.
+    pub read_only: bool,
+    /// It has a table that works.
+    pub active: bool,
+    /// It goes away when its last holder does.
+    pub deferred_remove: bool,
+}
+
+/// One line of a table, or its status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Target {
+    /// Where it begins on the device.
+    pub start: Sectors,
+    /// How long it is.
+    pub length: Sectors,
+    /// The target type: "linear", "crypt", "multipath".
+    pub kind: String,
+    /// Its parameters, as the target prints them. A crypt target's hold the key or its keyring name.
+    pub params: String,
+}
+
+/// A device-mapper: the kernel's or a fake's.
+pub trait Mapper: fmt::Debug + Send + Sync {
+    /// All devices; `dmsetup ls`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn list(&self) -> io::Result<Vec<Device>>;
+    /// One device; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn info(&self, name: &DmName) -> io::Result<Option<Info>>;
+    /// The table of a device; `dmsetup table --showkeys`.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name.
+    fn table(&self, name: &DmName) -> io::Result<Vec<Target>>;
+    /// The status of a device; `dmsetup status`.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name.
+    fn status(&self, name: &DmName) -> io::Result<Vec<Target>>;
+}
+
+/// The device-mapper of a [`Host`](crate::Host). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Backend(Arc<dyn Mapper>);
+
+impl Backend {
+    /// This machine's.
+    #[must_use]
+    pub fn live() -> Self {
+        Self::of(Live { control: OnceLock::new() })
+    }
+
+    /// None: every call answers "not supported here".
+    #[must_use]
+    pub fn none() -> Self {
+        Self::of(Nothing)
+    }
+
+    /// Any implementation.
+    #[must_use]
+    pub fn of(mapper: impl Mapper + 'static) -> Self {
+        Self(Arc::new(mapper))
+    }
+}
+
+impl std::ops::Deref for Backend {
+    type Target = dyn Mapper;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Nothing {
+    fn no<T>() -> io::Result<T> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this host has no device-mapper behind it (captured or fake)",
+        ))
+    }
+}
+
+impl Mapper for Nothing {
+    fn list(&self) -> io::Result<Vec<Device>> {
+        Self::no()
+    }
+    fn info(&self, _: &DmName) -> io::Result<Option<Info>> {
+        Self::no()
+    }
+    fn table(&self, _: &DmName) -> io::Result<Vec<Target>> {
+        Self::no()
+    }
+    fn status(&self, _: &DmName) -> io::Result<Vec<Target>> {
+        Self::no()
+    }
+}
+
+#[derive(Debug)]
+struct Live {
+    control: OnceLock<File>,
+}
+
+const LIST_DEVICES: u8 = 2;
+const DEV_STATUS: u8 = 7;
+const TABLE_STATUS: u8 = 12;
+const HEADER: usize = 312;
+/// Flags of `struct dm_ioctl`.
+const READONLY: u32 = 1;
+const SUSPENDED: u32 = 1 << 1;
+const STATUS_TABLE: u32 = 1 << 4;
+const ACTIVE: u32 = 1 << 5;
+const BUFFER_FULL: u32 = 1 << 8;
+/// In a list: the answer has UUIDs too (since 4.44, Linux 5.13; older kernels ignore it and the UUIDs are asked for one by one).
+const WANT_UUID: u32 = 1 << 14;
+const DEFERRED: u32 = 1 << 17;
+
+impl Live {
+    fn control(&self) -> io::Result<&File> {
+        if let Some(file) = self.control.get() {
+            return Ok(file);
+        }
+        let file = OpenOptions::new().read(true).write(true).open("/dev/mapper/control")?;
+        Ok(self.control.get_or_init(|| file))
+    }
+
+    /// One ioctl, repeated with a larger buffer while the kernel says it is full.
+    fn call(&self, number: u8, name: Option<&DmName>, flags: u32) -> io::Result<Vec<u8>> {
+        let mut size: usize = 16 * 1024;
+        loop {
+            let mut buffer = vec![0; size];
+            let total = u32::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            put(&mut buffer, 0, 4);
+            put(&mut buffer, 12, total);
+            put(&mut buffer, 16, u32::try_from(HEADER).unwrap_or_default());
+            put(&mut buffer, 28, flags);
+            if let (Some(name), Some(place)) = (name, buffer.get_mut(48..48 + 127)) {
+                place.iter_mut().zip(name.as_str().bytes()).for_each(|(to, from)| *to = from);
+            }
+            sys::dm::ioctl(self.control()?.as_fd(), number, &mut buffer)?;
+            if u32_at(&buffer, 28) & BUFFER_FULL == 0 {
+                return Ok(buffer);
+            }
+            size *= 2;
+        }
+    }
+
+    fn targets(&self, name: &DmName, flags: u32) -> io::Result<Vec<Target>> {
+        let buffer = self.call(TABLE_STATUS, Some(name), flags)?;
+        parse_targets(&buffer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl Mapper for Live {
+    fn list(&self) -> io::Result<Vec<Device>> {
+        let buffer = match self.call(LIST_DEVICES, None, WANT_UUID) {
+            // No module, no devices.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ENXIO)) => {
+                return Ok(vec![]);
+            }
+            other => other?,
+        };
+        let devices = parse_list(&buffer).ok_or(io::ErrorKind::InvalidData)?;
+        devices
+            .into_iter()
+            .filter_map(|(device, has_uuids)| match has_uuids {
+                true => Some(Ok(device)),
+                false => self.info(&device.name).map(|info| info.map(|i| i.device)).transpose(),
+            })
+            .collect()
+    }
+
+    fn info(&self, name: &DmName) -> io::Result<Option<Info>> {
+        let buffer = match self.call(DEV_STATUS, Some(name), 0) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::ENOENT)) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let flags = u32_at(&buffer, 28);
+        let dev =
+            buffer.get(40..48).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes).unwrap_or_default();
+        Ok(Some(Info {
+            device: Device {
+                name: name.clone(),
+                number: DevNum::decode(dev),
+                uuid: Some(text_at(&buffer, 176)).filter(|u| !u.is_empty()),
+                event: u32_at(&buffer, 32),
+            },
+            open_count: u32_at(&buffer, 24),
+            suspended: flags & SUSPENDED != 0,
+            read_only: flags & READONLY != 0,
+            active: flags & ACTIVE != 0,
+            deferred_remove: flags & DEFERRED != 0,
+        }))
+    }
+
+    fn table(&self, name: &DmName) -> io::Result<Vec<Target>> {
+        self.targets(name, STATUS_TABLE)
+    }
+
+    fn status(&self, name: &DmName) -> io::Result<Vec<Target>> {
+        self.targets(name, 0)
+    }
+}
+
+fn put(buffer: &mut [u8], at: usize, value: u32) {
+    if let Some(place) = buffer.get_mut(at..at + 4) {
+        place.copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+fn u32_at(buffer: &[u8], at: usize) -> u32 {
+    buffer.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).unwrap_or_default()
+}
+
+fn text_at(buffer: &[u8], at: usize) -> String {
+    let rest = buffer.get(at..).unwrap_or_default();
+    let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
+    String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// The answer of `DM_LIST_DEVICES`: `struct dm_name_list { u64 dev; u32 next; char name[]; }`, then 8-aligned `u32 event_nr; u32 flags`
+/// and, if flags says so (1), the UUID. Says for each device whether the kernel told of UUIDs at all.
+fn parse_list(buffer: &[u8]) -> Option<Vec<(Device, bool)>> {
+    let mut at = usize::try_from(u32_at(buffer, 16)).ok()?;
+    let mut devices = Vec::new();
+    loop {
+        let dev = u64::from_ne_bytes(buffer.get(at..at + 12)?.get(..8)?.try_into().ok()?);
+        // An empty list is one entry of device 0.
+        if dev == 0 {
+            return Some(devices);
+        }
+        let next = usize::try_from(u32_at(buffer, at + 8)).ok()?;
+        let name = text_at(buffer, at + 12);
+        let tail = (at + 12 + name.len() + 1).next_multiple_of(8);
+        let flags = u32_at(buffer, tail + 4);
+        let uuid = (flags & 1 != 0).then(|| text_at(buffer, tail + 8)).filter(|u| !u.is_empty());
+        let name = DmName::from_kernel(name);
+        let device = Device { name, number: DevNum::decode(dev), uuid, event: u32_at(buffer, tail) };
+        devices.push((device, flags & 3 != 0));
+        if next == 0 {
+            return Some(devices);
+        }
+        at = at.checked_add(next)?;
+    }
+}
+
+/// The answer of `DM_TABLE_STATUS`: `struct dm_target_spec { u64 start; u64 length; s32 status; u32 next; char type[16]; }` and a text.
+fn parse_targets(buffer: &[u8]) -> Option<Vec<Target>> {
+    let begin = usize::try_from(u32_at(buffer, 16)).ok()?;
+    let count = u32_at(buffer, 20);
+    let mut at = begin;
+    let mut targets = Vec::new();
+    for _ in 0..count {
+        let number = |at: usize| Some(u64::from_ne_bytes(buffer.get(at..at + 8)?.try_into().ok()?));
+        let kind = text_at(buffer.get(..at + 40)?, at + 24);
+        targets.push(Target {
+            start: Sectors(number(at)?),
+            length: Sectors(number(at + 8)?),
+            kind,
+            params: text_at(buffer, at + 40),
+        });
+        // Here `next` counts from the first target, not from this one.
+        at = begin.checked_add(usize::try_from(u32_at(buffer, at + 20)).ok()?)?;
+    }
+    Some(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_taken_apart() {
+        assert_eq!(DevNum::decode(0xfd05).to_string(), "253:5");
+        assert_eq!(DevNum::decode((253 << 8) | 0x2c | (0x1 << 20)), DevNum { major: 253, minor: 0x12c });
+    }
+
+    #[test]
+    fn a_cut_answer_is_no_panic() {
+        let mut buffer = vec![0xff; 400];
+        put(&mut buffer, 16, 312);
+        for length in 0..400 {
+            parse_list(&buffer[..length]);
+            parse_targets(&buffer[..length]);
+        }
+        assert!(parse_list(&buffer[..320]).is_none());
+    }
+}

@@ -1,0 +1,381 @@
+//! Child processes, only where no stable interface exists: absolute path, no shell, an environment of our own, a deadline, no secret in the
+//! arguments.
+#![allow(clippy::disallowed_types)] // The one place of the family that starts programs.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use crate::{Deadline, Tree, sys};
+
+/// A program that the family may start, and the Debian package that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Program {
+    /// Its name, looked for in `/usr/sbin`, `/usr/bin`, `/sbin` and `/bin`.
+    pub name: &'static str,
+    /// The package to install.
+    pub package: &'static str,
+}
+
+impl Program {
+    /// Logs in to iSCSI targets: iscsid's own interface is an unversioned C structure.
+    pub const ISCSIADM: Self = Self { name: "iscsiadm", package: "open-iscsi" };
+    /// Makes DRBD's metadata.
+    pub const DRBDMETA: Self = Self { name: "drbdmeta", package: "drbd-utils" };
+    /// Loads kernel modules with what they depend on.
+    pub const MODPROBE: Self = Self { name: "modprobe", package: "kmod" };
+    /// Logical volumes.
+    pub const LVM: Self = Self { name: "lvm", package: "lvm2" };
+}
+
+/// A kernel module that the family may load, with the options it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Module {
+    /// Its name, with underscores.
+    pub name: &'static str,
+    /// Options on the command line of `modprobe`.
+    pub options: &'static [&'static str],
+}
+
+impl Module {
+    const fn plain(name: &'static str) -> Self {
+        Self { name, options: &[] }
+    }
+
+    /// DRBD.
+    pub const DRBD: Self = Self::plain("drbd");
+    /// LIO's core.
+    pub const TARGET_CORE: Self = Self::plain("target_core_mod");
+    /// LIO's iSCSI fabric.
+    pub const ISCSI_TARGET: Self = Self::plain("iscsi_target_mod");
+    /// Encrypted devices.
+    pub const DM_CRYPT: Self = Self::plain("dm_crypt");
+    /// Multipath devices.
+    pub const DM_MULTIPATH: Self = Self::plain("dm_multipath");
+    /// Bonds; by itself the module makes a stray `bond0`, which nobody asked for.
+    pub const BONDING: Self = Self { name: "bonding", options: &["max_bonds=0"] };
+    /// VLANs.
+    pub const VLAN: Self = Self::plain("8021q");
+    /// The iSCSI initiator.
+    pub const ISCSI_TCP: Self = Self::plain("iscsi_tcp");
+}
+
+/// What a program answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Output {
+    /// The exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it complained.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// An answer; for fakes.
+    #[must_use]
+    pub fn new(code: i32, stdout: impl Into<Vec<u8>>, stderr: impl Into<Vec<u8>>) -> Self {
+        Self { code: Some(code), stdout: stdout.into(), stderr: stderr.into() }
+    }
+
+    /// Standard output as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// A program that could not be run to its end, or ended badly.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It is not installed.
+    #[error("{program} is not installed; install the package {package}")]
+    NotInstalled {
+        /// The program.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// It could not be started or read.
+    #[error("cannot run {command}")]
+    Io {
+        /// The command line.
+        command: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It did not end in time and was killed.
+    #[error("{command} did not end before the deadline and was killed")]
+    TimedOut {
+        /// The command line.
+        command: String,
+    },
+    /// It ended with an error.
+    #[error("{command} ended with {}: {stderr}", code.map_or_else(|| "a signal".to_owned(), |c| format!("code {c}")))]
+    Failed {
+        /// The command line.
+        command: String,
+        /// The exit code; `None` if a signal ended it.
+        code: Option<i32>,
+        /// What it complained, in one line.
+        stderr: String,
+    },
+}
+
+impl Error {
+    /// The exit code, where the program ended with one.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Failed { code, .. } => *code,
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later without anything being changed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
+/// What runs programs.
+pub trait Programs: fmt::Debug + Send + Sync {
+    /// Runs a program with these arguments and this standard input, to its end or to the deadline.
+    ///
+    /// # Errors
+    /// All but [`Error::Failed`].
+    fn run(
+        &self,
+        program: Program,
+        args: &[String],
+        stdin: &[u8],
+        deadline: Deadline,
+    ) -> Result<Output, Error>;
+}
+
+/// The programs of a [`Host`](crate::Host). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runner(Arc<dyn Programs>);
+
+impl Runner {
+    /// This machine's.
+    #[must_use]
+    pub fn live() -> Self {
+        Self::of(Live)
+    }
+
+    /// None: every program is "not installed".
+    #[must_use]
+    pub fn none() -> Self {
+        Self::of(Nothing)
+    }
+
+    /// Any implementation.
+    #[must_use]
+    pub fn of(programs: impl Programs + 'static) -> Self {
+        Self(Arc::new(programs))
+    }
+
+    /// Runs a program and returns what it answered, whatever its exit code.
+    ///
+    /// # Errors
+    /// It is not installed, cannot be started, or does not end in time.
+    pub fn run(&self, program: Program, args: &[&str], deadline: Deadline) -> Result<Output, Error> {
+        let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        log::debug!("run {}", shown(program, &args));
+        self.0.run(program, &args, &[], deadline)
+    }
+
+    /// Runs a program and expects exit code 0.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Failed`] with the program's complaint.
+    pub fn run_ok(&self, program: Program, args: &[&str], deadline: Deadline) -> Result<Output, Error> {
+        let output = self.run(program, args, deadline)?;
+        if output.code == Some(0) {
+            return Ok(output);
+        }
+        let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        Err(Error::Failed { command: shown(program, &args), code: output.code, stderr })
+    }
+
+    /// Loads a module unless `/sys/module` has it; says whether it did. `modprobe NAME`.
+    ///
+    /// # Errors
+    /// `modprobe` is missing (in a container: load the module on the host) or refuses.
+    pub fn load(&self, module: Module, tree: &Tree, deadline: Deadline) -> Result<bool, Error> {
+        let path = format!("/sys/module/{}", module.name);
+        match tree.exists(&path) {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(error) => return Err(Error::Io { command: format!("stat {path}"), source: error.source }),
+        }
+        let args: Vec<_> = std::iter::once(module.name).chain(module.options.iter().copied()).collect();
+        self.run_ok(Program::MODPROBE, &args, deadline)?;
+        Ok(true)
+    }
+}
+
+fn shown(program: Program, args: &[String]) -> String {
+    std::iter::once(program.name).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+}
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Programs for Nothing {
+    fn run(&self, program: Program, _: &[String], _: &[u8], _: Deadline) -> Result<Output, Error> {
+        Err(Error::NotInstalled { program: program.name, package: program.package })
+    }
+}
+
+#[derive(Debug)]
+struct Live;
+
+fn find(program: Program) -> Option<PathBuf> {
+    let dirs = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    dirs.iter().map(|dir| Path::new(dir).join(program.name)).find(|path| path.exists())
+}
+
+impl Programs for Live {
+    fn run(
+        &self,
+        program: Program,
+        args: &[String],
+        stdin: &[u8],
+        deadline: Deadline,
+    ) -> Result<Output, Error> {
+        let path =
+            find(program).ok_or(Error::NotInstalled { program: program.name, package: program.package })?;
+        let failed = |source| Error::Io { command: shown(program, args), source };
+        let mut child = Command::new(path)
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let outcome = converse(&mut child, stdin, deadline);
+        if !matches!(outcome, Ok(Some(_))) {
+            // It may have ended by itself in between; either way it is reaped.
+            child.kill().and_then(|()| child.wait().map(drop)).map_err(failed)?;
+        }
+        match outcome.map_err(failed)? {
+            None => Err(Error::TimedOut { command: shown(program, args) }),
+            Some((stdout, stderr)) => {
+                let code = child.wait().map_err(failed)?.code();
+                Ok(Output { code, stdout, stderr })
+            }
+        }
+    }
+}
+
+/// Feeds and reads the child until it ends; `None` at the deadline. Its end counts, not the end of its output: `iscsiadm` may start a daemon
+/// that inherits the pipes.
+fn converse(
+    child: &mut std::process::Child,
+    stdin: &[u8],
+    deadline: Deadline,
+) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    if let Some(mut pipe) = child.stdin.take().filter(|_| !stdin.is_empty()) {
+        // Small by contract (a pipe holds 64 KiB), so this does not block on a child that prints first.
+        match pipe.write_all(stdin) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
+            _ => {}
+        }
+    }
+    let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    sys::set_nonblocking(out.as_fd())?;
+    sys::set_nonblocking(err.as_fd())?;
+    let end = sys::pidfd(child.id())?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut out_open, mut err_open) = (true, true);
+    loop {
+        let mut fds = vec![end.as_fd()];
+        fds.extend(out_open.then(|| out.as_fd()));
+        fds.extend(err_open.then(|| err.as_fd()));
+        let ready = sys::poll_read(&fds, deadline.poll_millis())?;
+        let ended = ready.first() == Some(&true);
+        out_open = out_open && drain(&mut out, &mut stdout)?;
+        err_open = err_open && drain(&mut err, &mut stderr)?;
+        if ended {
+            return Ok(Some((stdout, stderr)));
+        }
+        if deadline.is_over() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Reads what there is; `false` at the end of the stream.
+fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> io::Result<bool> {
+    let mut chunk = [0; 4096];
+    loop {
+        match from.read(&mut chunk) {
+            Ok(0) => return Ok(false),
+            Ok(n) => into.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    const SH: Program = Program { name: "sh", package: "dash" };
+
+    #[test]
+    fn output_and_code_come_back() {
+        let output = Runner::live()
+            .run(SH, &["-c", "echo out; echo err >&2; exit 3"], Deadline::after(Duration::from_secs(5)))
+            .expect("runs");
+        assert_eq!(output, Output::new(3, "out\n", "err\n"));
+    }
+
+    #[test]
+    fn a_hanging_program_is_killed_at_the_deadline() {
+        let started = Instant::now();
+        let error = Runner::live().run(SH, &["-c", "sleep 30"], Deadline::after(Duration::from_millis(100)));
+        assert!(matches!(error, Err(Error::TimedOut { .. })));
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_daemon_that_keeps_the_pipe_does_not_hold_the_caller() {
+        let started = Instant::now();
+        let output = Runner::live().run_ok(
+            SH,
+            &["-c", "sleep 30 & echo ok"],
+            Deadline::after(Duration::from_secs(10)),
+        );
+        assert_eq!(output.expect("ends").text(), "ok\n");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        const NONE: Program = Program { name: "no-such-program", package: "none" };
+        let error = Runner::live().run(NONE, &[], Deadline::never()).expect_err("missing");
+        assert_eq!(error.to_string(), "no-such-program is not installed; install the package none");
+    }
+}
