@@ -1,0 +1,136 @@
+//! Steps carried out over one netlink socket.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use host::nl::{self, Message, Socket};
+use host::{Deadline, Host, IfName};
+
+use crate::error::{Error, Result};
+use crate::plan::Step;
+use crate::spec::BondSpec;
+use crate::wire::link::BondOption;
+use crate::wire::{address, link};
+
+/// How long one message may take: the kernel answers inside the send, but a driver may hold the lock for seconds.
+const ONE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Executor<'a> {
+    host: &'a Host,
+    socket: Socket,
+    /// Numbers of links by name; forgotten when a link comes or goes.
+    known: BTreeMap<IfName, u32>,
+}
+
+impl<'a> Executor<'a> {
+    pub(crate) fn new(host: &'a Host) -> Result<Self> {
+        let socket = host.nl().open(nl::Protocol::Route).map_err(Error::Read)?;
+        Ok(Self { host, socket, known: BTreeMap::new() })
+    }
+
+    pub(crate) fn index(&mut self, name: &IfName) -> Result<u32> {
+        if let Some(index) = self.known.get(name) {
+            return Ok(*index);
+        }
+        let answer = self.socket.ask(&link::get(name), Deadline::after(ONE));
+        let reply = answer.map_err(|e| match e.errno() {
+            Some(libc::ENODEV) => Error::NoLink { name: name.to_string(), have: "it went away".to_owned() },
+            _ => Error::Read(e),
+        })?;
+        let index = link::parse(&reply)?.index;
+        self.known.insert(name.clone(), index);
+        Ok(index)
+    }
+
+    fn send(&mut self, what: &Step, message: &Message) -> Result<()> {
+        self.socket.request(message, Deadline::after(ONE)).map_err(|source| Error::Kernel {
+            what: what.to_string(),
+            hint: hint(what, &source),
+            source,
+        })
+    }
+
+    pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
+        let message = match step {
+            Step::Sysctl { path, to, .. } => return self.host.tree().write(path, to).map_err(Error::Sysctl),
+            Step::CreateBond { name, bond, mtu } => link::create_bond(name, &options(bond), *mtu),
+            Step::CreateVlan { name, parent, id, mtu, controller } => {
+                let parent = self.index(parent)?;
+                let controller = controller.as_ref().map(|c| self.index(c)).transpose()?;
+                link::create_vlan(name, parent, *id, *mtu, controller)
+            }
+            Step::DeleteLink { name } => {
+                let index = match self.index(name) {
+                    // A VLAN goes with its parent.
+                    Err(Error::NoLink { .. }) => return Ok(()),
+                    other => other?,
+                };
+                self.known.clear();
+                link::delete(index)
+            }
+            Step::SetBond { name, to: (miimon, up, down, notices), .. } => {
+                let mut options = vec![BondOption::Miimon(*miimon)];
+                if !miimon.is_zero() {
+                    options.extend([BondOption::UpDelay(*up), BondOption::DownDelay(*down)]);
+                }
+                options.push(BondOption::PeerNotices(*notices));
+                link::set_bond(self.index(name)?, &options)
+            }
+            Step::SetPrimary { name, to, .. } => {
+                let port = to.as_ref().map(|p| self.index(p)).transpose()?.unwrap_or(0);
+                link::set_bond(self.index(name)?, &[BondOption::Primary(port)])
+            }
+            Step::SetMtu { name, to, .. } => link::set_mtu(self.index(name)?, *to),
+            Step::SetUp { name, up } => link::set_up(self.index(name)?, *up),
+            Step::SetController { name, to, .. } => {
+                let controller = to.as_ref().map(|c| self.index(c)).transpose()?.unwrap_or(0);
+                link::set_controller(self.index(name)?, controller)
+            }
+            Step::AddAddress { name, address } => address::add(self.index(name)?, address, 0),
+            Step::DeleteAddress { name, address } => address::delete(self.index(name)?, address),
+            Step::AddRoute { name, route } => address::add_route(self.index(name)?, route),
+            Step::DeleteRoute { name, route } => address::delete_route(self.index(name)?, route),
+        };
+        match (self.send(step, &message), step) {
+            // It is as wanted already: somebody was faster, or it went with something else.
+            (Err(e), Step::AddAddress { .. } | Step::AddRoute { .. }) if e.errno() == Some(libc::EEXIST) => {
+                Ok(())
+            }
+            (Err(e), Step::DeleteAddress { .. }) if e.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            (Err(e), Step::DeleteRoute { .. }) if e.errno() == Some(libc::ESRCH) => Ok(()),
+            (result, _) => result,
+        }
+    }
+}
+
+fn options(bond: &BondSpec) -> Vec<BondOption> {
+    let mut options = vec![BondOption::Mode(bond.mode), BondOption::Miimon(bond.miimon)];
+    // The kernel refuses delays without miimon, even zero ones (bond_option_updelay_set: EPERM without a word).
+    if !bond.miimon.is_zero() {
+        options.extend([BondOption::UpDelay(bond.up_delay), BondOption::DownDelay(bond.down_delay)]);
+    }
+    options.extend(bond.peer_notices.map(BondOption::PeerNotices));
+    options
+}
+
+/// What the kernel does not say itself.
+fn hint(step: &Step, error: &nl::Error) -> Option<&'static str> {
+    Some(match (step, error.errno()?) {
+        (_, libc::EPERM | libc::EACCES) if !matches!(error, nl::Error::Kernel { message: Some(_), .. }) => {
+            "it needs CAP_NET_ADMIN in this network namespace: run as root"
+        }
+        (Step::CreateBond { .. } | Step::CreateVlan { .. }, libc::EOPNOTSUPP) => {
+            "the kernel has no such link type; load the module bonding or 8021q"
+        }
+        (Step::CreateBond { .. } | Step::CreateVlan { .. }, libc::EEXIST) => {
+            "a link of this name has come up meanwhile"
+        }
+        (Step::SetMtu { .. } | Step::CreateVlan { .. }, libc::EINVAL | libc::ERANGE) => {
+            "the MTU is out of range, or larger than that of the link below"
+        }
+        (Step::AddRoute { .. }, libc::ENETUNREACH | libc::EHOSTUNREACH) => {
+            "the gateway is in no network of this link; give the link an address beside it"
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,481 @@
+//! A small stateful rtnetlink in memory: links, VLANs, bonds, addresses and routes, with the kernel's refusals that matter here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use host::Host;
+use host::fake::Memory;
+use host::nl::fake::{Answer, FakeKernel, Responder};
+use host::nl::{Attribute, Message, Protocol, Reply, attributes, flags};
+
+use crate::wire::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWROUTE,
+};
+
+#[derive(Debug, Clone, Default)]
+struct Link {
+    name: String,
+    kind: Option<String>,
+    /// A VLAN's parent and number.
+    lower: u32,
+    vlan: u16,
+    mtu: u32,
+    own_mtu: u32,
+    up: bool,
+    controller: u32,
+    /// A bond's options by attribute number, as numbers.
+    bond: BTreeMap<u16, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Net {
+    links: BTreeMap<u32, Link>,
+    /// Link, header and attributes of each address as they were sent.
+    addresses: Vec<(u32, Vec<u8>)>,
+    routes: Vec<Vec<u8>>,
+    writes: usize,
+}
+
+/// A fake network; clones are the same.
+#[derive(Debug, Clone)]
+pub struct FakeNet {
+    net: Arc<Mutex<Net>>,
+    kernel: FakeKernel,
+    memory: Memory,
+}
+
+impl FakeNet {
+    /// A machine with a loopback and these network cards (MTU 1500, down).
+    #[must_use]
+    pub fn new(cards: &[&str]) -> Self {
+        let mut net = Net::default();
+        let card =
+            |name: &str, mtu, up| Link { name: name.to_owned(), mtu, own_mtu: mtu, up, ..Link::default() };
+        net.links.insert(1, card("lo", 65_536, true));
+        net.links.extend((2..).zip(cards.iter().map(|name| card(name, 1500, false))));
+        let net = Arc::new(Mutex::new(net));
+        let kernel = FakeKernel::new(Rtnl(Arc::clone(&net)));
+        let memory = Memory::new();
+        memory.edit(|nodes| {
+            for (key, value) in [
+                ("net/core/rmem_max", "212992\n"),
+                ("net/core/wmem_max", "212992\n"),
+                ("net/core/rmem_default", "212992\n"),
+                ("net/core/wmem_default", "212992\n"),
+                ("net/core/netdev_max_backlog", "1000\n"),
+                ("net/ipv4/tcp_rmem", "4096\t131072\t6291456\n"),
+                ("net/ipv4/tcp_wmem", "4096\t16384\t4194304\n"),
+                ("net/ipv4/tcp_reordering", "3\n"),
+                ("net/ipv4/tcp_fin_timeout", "60\n"),
+                ("net/ipv4/tcp_no_metrics_save", "0\n"),
+                ("net/ipv4/tcp_window_scaling", "1\n"),
+                ("vm/min_free_kbytes", "67584\n"),
+            ] {
+                nodes.put(&format!("/proc/sys/{key}"), value);
+            }
+        });
+        Self { net, kernel, memory }
+    }
+
+    /// The machine that has this network.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        Host::fake().with_tree(self.memory.tree()).with_nl(self.kernel.transport())
+    }
+
+    /// Puts this network into a machine that has other fakes too.
+    #[must_use]
+    pub fn put_in(&self, host: Host) -> Host {
+        host.with_nl(self.kernel.transport())
+    }
+
+    /// How many changes were asked for: a second `ensure` must not raise it.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.lock().writes
+    }
+
+    /// The names of all links, sorted: what "as it was before" is compared by, with their MTU, state, bond and addresses.
+    #[must_use]
+    pub fn picture(&self) -> Vec<String> {
+        let net = self.lock();
+        let mut lines: Vec<_> = net
+            .links
+            .iter()
+            .map(|(index, link)| {
+                let addresses: Vec<_> =
+                    net.addresses.iter().filter(|(on, _)| on == index).map(|(_, b)| b).collect();
+                format!(
+                    "{} {:?} mtu {} up {} in {:?} addresses {addresses:?}",
+                    link.name,
+                    link.kind,
+                    link.mtu,
+                    link.up,
+                    net.links.get(&link.controller).map(|c| c.name.as_str())
+                )
+            })
+            .collect();
+        lines.extend(net.routes.iter().map(|route| format!("route {route:?}")));
+        lines.sort();
+        lines
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Net> {
+        self.net.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Rtnl(Arc<Mutex<Net>>);
+
+type Refusal = (i32, Option<&'static str>);
+
+impl Responder for Rtnl {
+    fn answer(&mut self, _: Protocol, request: &Reply) -> Answer {
+        let mut net = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let dump = request.flags & flags::DUMP == flags::DUMP;
+        match request.kind {
+            RTM_GETLINK if dump => Answer::dump(net.links.iter().map(|(i, l)| shown(*i, l)).collect()),
+            RTM_GETLINK => match net.find(&Fields::of(request)) {
+                Some(index) => {
+                    net.links.get(&index).map_or_else(Answer::default, |l| Answer::one(shown(index, l)))
+                }
+                None => Answer::status(libc::ENODEV, None),
+            },
+            RTM_GETADDR => {
+                let all = net.addresses.iter().map(|(_, body)| Reply::new(RTM_NEWADDR, 0, 0, body.clone()));
+                Answer::dump(all.collect())
+            }
+            RTM_GETROUTE => Answer::dump(
+                net.routes.iter().map(|body| Reply::new(RTM_NEWROUTE, 0, 0, body.clone())).collect(),
+            ),
+            kind => {
+                net.writes += 1;
+                let result = match kind {
+                    RTM_NEWLINK => net.new_link(request),
+                    RTM_DELLINK => net.delete_link(request),
+                    RTM_NEWADDR => net.add_address(request),
+                    RTM_DELADDR => net.delete_address(request),
+                    RTM_NEWROUTE => net.add_route(request),
+                    RTM_DELROUTE => net.delete_route(request),
+                    _ => Err((libc::EOPNOTSUPP, None)),
+                };
+                match result {
+                    Ok(()) => Answer::status(0, None),
+                    Err((errno, text)) => Answer::status(errno, text),
+                }
+            }
+        }
+    }
+}
+
+/// The attributes of a link request.
+#[derive(Default)]
+struct Fields {
+    index: u32,
+    flags: u32,
+    change: u32,
+    name: Option<String>,
+    mtu: Option<u32>,
+    lower: Option<u32>,
+    controller: Option<u32>,
+    kind: Option<String>,
+    data: BTreeMap<u16, u64>,
+}
+
+impl Fields {
+    fn of(request: &Reply) -> Self {
+        let word = |at: usize| {
+            request.body.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+        };
+        let mut fields = Self { index: word(4), flags: word(8), change: word(12), ..Self::default() };
+        for attribute in attributes(request.body.get(16..).unwrap_or_default()).flatten() {
+            match attribute.kind {
+                3 => fields.name = attribute.text().map(str::to_owned),
+                4 => fields.mtu = attribute.u32(),
+                5 => fields.lower = attribute.u32(),
+                10 => fields.controller = attribute.u32(),
+                18 => {
+                    for info in attribute.nested().flatten() {
+                        match info.kind {
+                            1 => fields.kind = info.text().map(str::to_owned),
+                            2 => {
+                                fields.data = info.nested().flatten().map(|a| (a.kind, number(&a))).collect()
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        fields
+    }
+}
+
+fn number(attribute: &Attribute<'_>) -> u64 {
+    match attribute.payload.len() {
+        1 => attribute.u8().map_or(0, u64::from),
+        2 => attribute.u16().map_or(0, u64::from),
+        4 => attribute.u32().map_or(0, u64::from),
+        _ => attribute.u64().unwrap_or(0),
+    }
+}
+
+/// A link as the kernel shows it.
+fn shown(index: u32, link: &Link) -> Reply {
+    let up = if link.up { 0x1_0001_u32 } else { 0 };
+    let mut header = vec![0; 4];
+    header.extend(index.to_ne_bytes());
+    header.extend(up.to_ne_bytes());
+    header.extend([0; 4]);
+    let mac = [0x52, 0x54, 0, 0, 0, index.to_le_bytes()[0]];
+    let mut message = Message::new(RTM_NEWLINK, 0)
+        .with_header(&header)
+        .with(1, &mac)
+        .with_str(3, &link.name)
+        .with_u32(4, link.mtu)
+        .with_u8(16, if link.up { 6 } else { 2 })
+        .with_u32(50, 68)
+        .with_u32(51, 65_535);
+    if link.lower != 0 {
+        message = message.with_u32(5, link.lower);
+    }
+    if link.controller != 0 {
+        message = message.with_u32(10, link.controller);
+    }
+    if let Some(kind) = &link.kind {
+        message = message.with_nest(18, |m| {
+            m.with_str(1, kind).with_nest(2, |m| match kind.as_str() {
+                "vlan" => m.with_u16(1, link.vlan).with_u16(5, 0x8100_u16.to_be()),
+                _ => link.bond.iter().fold(m, |m, (option, value)| match option {
+                    1 | 16 => m.with_u8(*option, value.to_le_bytes()[0]),
+                    _ => m.with_u32(*option, u32::try_from(*value).unwrap_or(u32::MAX)),
+                }),
+            })
+        });
+    }
+    Reply::new(RTM_NEWLINK, 0, 0, message.body().to_vec())
+}
+
+impl Net {
+    fn find(&self, fields: &Fields) -> Option<u32> {
+        match &fields.name {
+            Some(name) => self.links.iter().find(|(_, l)| &l.name == name).map(|(index, _)| *index),
+            None => self.links.contains_key(&fields.index).then_some(fields.index),
+        }
+    }
+
+    fn new_link(&mut self, request: &Reply) -> Result<(), Refusal> {
+        let fields = Fields::of(request);
+        match self.find(&fields) {
+            Some(_) if request.flags & flags::EXCL != 0 => Err((libc::EEXIST, None)),
+            Some(index) => self.change(index, &fields),
+            None if request.flags & flags::CREATE != 0 => self.create(&fields),
+            None => Err((libc::ENODEV, None)),
+        }
+    }
+
+    fn create(&mut self, fields: &Fields) -> Result<(), Refusal> {
+        let mut link = Link {
+            name: fields.name.clone().unwrap_or_default(),
+            kind: fields.kind.clone(),
+            ..Link::default()
+        };
+        match fields.kind.as_deref() {
+            Some("vlan") => {
+                let lower = fields.lower.ok_or((libc::EINVAL, Some("link not specified")))?;
+                let parent = self.links.get(&lower).ok_or((libc::EINVAL, Some("link does not exist")))?;
+                let id = fields.data.get(&1).and_then(|id| u16::try_from(*id).ok()).unwrap_or_default();
+                if self.links.values().any(|l| l.lower == lower && l.vlan == id) {
+                    return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
+                }
+                (link.lower, link.vlan, link.mtu) = (lower, id, fields.mtu.unwrap_or(parent.mtu));
+                if link.mtu > parent.mtu {
+                    return Err((libc::EINVAL, None));
+                }
+            }
+            Some("bond") => {
+                link.mtu = fields.mtu.unwrap_or(1500);
+                link.bond = [(1, 0), (3, 0), (4, 0), (5, 0), (16, 1)].into();
+                set_bond(&mut link, fields, false)?;
+            }
+            _ => return Err((libc::EOPNOTSUPP, Some("Unknown device type"))),
+        }
+        link.own_mtu = link.mtu;
+        let index = self.links.keys().last().copied().unwrap_or(0) + 1;
+        self.links.insert(index, link);
+        if let Some(controller) = fields.controller
+            && let Err(refusal) = self.enslave(index, controller)
+        {
+            self.links.remove(&index);
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, index: u32, fields: &Fields) -> Result<(), Refusal> {
+        let has_ports = self.links.values().any(|l| l.controller == index);
+        let lower_up =
+            |net: &Self, link: &Link| link.lower == 0 || net.links.get(&link.lower).is_some_and(|p| p.up);
+        let link = self.links.get(&index).cloned().ok_or((libc::ENODEV, None))?;
+        let mut changed = link.clone();
+        if fields.kind.is_some() {
+            set_bond(&mut changed, fields, has_ports)?;
+        }
+        if let Some(mtu) = fields.mtu {
+            let below = self.links.get(&link.lower).map_or(65_535, |p| p.mtu);
+            if mtu > below {
+                return Err((libc::ERANGE, None));
+            }
+            changed.mtu = mtu;
+        }
+        if fields.change & 1 != 0 {
+            changed.up = fields.flags & 1 != 0;
+            if changed.up && !lower_up(self, &link) {
+                return Err((libc::ENETDOWN, None));
+            }
+        }
+        let (up_before, mtu) = (link.up, changed.mtu);
+        let up = changed.up;
+        self.links.insert(index, changed);
+        for above in self.links.values_mut().filter(|l| l.lower == index) {
+            above.mtu = above.mtu.min(mtu);
+            if up != up_before {
+                above.up = up;
+            }
+        }
+        if fields.mtu.is_some() {
+            self.links.values_mut().filter(|l| l.controller == index).for_each(|l| l.mtu = mtu);
+        }
+        match fields.controller {
+            Some(0) => {
+                if let Some(link) = self.links.get_mut(&index) {
+                    (link.controller, link.up, link.mtu) = (0, false, link.own_mtu);
+                }
+                Ok(())
+            }
+            Some(controller) => self.enslave(index, controller),
+            None => Ok(()),
+        }
+    }
+
+    fn enslave(&mut self, index: u32, controller: u32) -> Result<(), Refusal> {
+        let bond = self.links.get(&controller).filter(|b| b.kind.as_deref() == Some("bond")).cloned();
+        let bond = bond.ok_or((libc::EINVAL, None))?;
+        let link = self.links.get(&index).cloned().ok_or((libc::ENODEV, None))?;
+        if link.up {
+            return Err((libc::EPERM, Some("Device can not be enslaved while up")));
+        }
+        if link.controller != 0 {
+            return Err((libc::EBUSY, Some("Device is in use and cannot be enslaved")));
+        }
+        if link.lower != 0 && !self.links.get(&link.lower).is_some_and(|p| p.up) {
+            return Err((libc::ENETDOWN, None));
+        }
+        if let Some(link) = self.links.get_mut(&index) {
+            (link.own_mtu, link.mtu, link.controller, link.up) = (link.mtu, bond.mtu, controller, true);
+        }
+        Ok(())
+    }
+
+    fn delete_link(&mut self, request: &Reply) -> Result<(), Refusal> {
+        let index = self.find(&Fields::of(request)).ok_or((libc::ENODEV, None))?;
+        if self.links.get(&index).is_some_and(|l| l.kind.is_none()) {
+            return Err((libc::EOPNOTSUPP, None));
+        }
+        for port in self.links.values_mut().filter(|l| l.controller == index) {
+            (port.controller, port.up, port.mtu) = (0, false, port.own_mtu);
+        }
+        let mut gone = vec![index];
+        gone.extend(self.links.iter().filter(|(_, l)| l.lower == index).map(|(i, _)| *i));
+        self.links.retain(|i, _| !gone.contains(i));
+        self.addresses.retain(|(i, _)| !gone.contains(i));
+        self.routes.retain(|body| oif(body).is_none_or(|i| !gone.contains(&i)));
+        Ok(())
+    }
+
+    fn add_address(&mut self, request: &Reply) -> Result<(), Refusal> {
+        let index = link_of(request);
+        if !self.links.contains_key(&index) {
+            return Err((libc::ENODEV, None));
+        }
+        let there = |(on, body): &(u32, Vec<u8>)| *on == index && same_address(body, &request.body);
+        if self.addresses.iter().any(there) {
+            return Err((libc::EEXIST, Some("ipv4: Address already assigned")));
+        }
+        self.addresses.push((index, request.body.clone()));
+        Ok(())
+    }
+
+    fn delete_address(&mut self, request: &Reply) -> Result<(), Refusal> {
+        let index = link_of(request);
+        let before = self.addresses.len();
+        self.addresses.retain(|(on, body)| *on != index || !same_address(body, &request.body));
+        if self.addresses.len() == before { Err((libc::EADDRNOTAVAIL, None)) } else { Ok(()) }
+    }
+
+    fn add_route(&mut self, request: &Reply) -> Result<(), Refusal> {
+        if self.routes.contains(&request.body) {
+            return Err((libc::EEXIST, None));
+        }
+        self.routes.push(request.body.clone());
+        Ok(())
+    }
+
+    fn delete_route(&mut self, request: &Reply) -> Result<(), Refusal> {
+        let before = self.routes.len();
+        self.routes.retain(|body| body != &request.body);
+        if self.routes.len() == before { Err((libc::ESRCH, None)) } else { Ok(()) }
+    }
+}
+
+fn oif(body: &[u8]) -> Option<u32> {
+    attributes(body.get(12..)?).flatten().find(|a| a.kind == 4)?.u32()
+}
+
+fn link_of(request: &Reply) -> u32 {
+    request.body.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// The same local address and prefix length: header bytes 0 and 1, and attribute 2.
+fn same_address(a: &[u8], b: &[u8]) -> bool {
+    let local = |body: &[u8]| {
+        attributes(body.get(8..).unwrap_or_default())
+            .flatten()
+            .find(|x| x.kind == 2)
+            .map(|x| x.payload.to_vec())
+    };
+    a.get(..2) == b.get(..2) && local(a) == local(b)
+}
+
+fn set_bond(link: &mut Link, fields: &Fields, has_ports: bool) -> Result<(), Refusal> {
+    if fields.data.contains_key(&1) {
+        if has_ports {
+            return Err((libc::ENOTEMPTY, Some("unable to set option because the bond device has slaves")));
+        }
+        if link.up {
+            return Err((libc::EBUSY, Some("unable to set option because the bond is up")));
+        }
+    }
+    // The kernel's order: mode, miimon, then the delays, which need it.
+    for (option, value) in &fields.data {
+        let miimon = link.bond.get(&3).copied().unwrap_or(0);
+        match option {
+            4 | 5 if miimon == 0 => return Err((libc::EPERM, None)),
+            4 | 5 => drop(link.bond.insert(*option, value / miimon * miimon)),
+            3 => {
+                // A new miimon rescales the delays it finds.
+                for delay in [4, 5] {
+                    if let (Some(d), true) = (link.bond.get_mut(&delay), miimon > 0) {
+                        *d = *d / miimon * value;
+                    }
+                }
+                link.bond.insert(3, *value);
+            }
+            _ => drop(link.bond.insert(*option, *value)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,617 @@
+//! From what is to what is wanted, in the only order the kernel accepts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use host::{IfName, Impact, Plan};
+
+use crate::error::{Error, Result};
+use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec};
+use crate::state::{LinkKindState, LinkState, NetState};
+use crate::{Prefix, VlanId};
+
+/// One change of the network. `Display` is the `ip` or `sysctl` line for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Step {
+    /// Writes a kernel parameter.
+    Sysctl {
+        /// The file.
+        path: String,
+        /// What it held.
+        from: String,
+        /// What it is to hold.
+        to: String,
+    },
+    /// Makes a bond, down and without ports, with all its options.
+    CreateBond {
+        /// Its name.
+        name: IfName,
+        /// Its options; ports and primary come later.
+        bond: BondSpec,
+        /// Its MTU.
+        mtu: Option<u32>,
+    },
+    /// Makes a VLAN, enslaved in the same message if it is a port.
+    CreateVlan {
+        /// Its name.
+        name: IfName,
+        /// The link it is on.
+        parent: IfName,
+        /// Its number.
+        id: VlanId,
+        /// Its MTU.
+        mtu: Option<u32>,
+        /// The bond it is a port of.
+        controller: Option<IfName>,
+    },
+    /// Deletes a link that a spec of ours made. Not undone: applying the spec makes it anew.
+    DeleteLink {
+        /// Its name.
+        name: IfName,
+    },
+    /// Changes options of a bond that is there. Delays always go with `miimon`: the kernel rescales them silently when it changes.
+    SetBond {
+        /// Its name.
+        name: IfName,
+        /// The options it had: miimon, up delay, down delay, notices.
+        from: (Duration, Duration, Duration, u8),
+        /// The options it is to have.
+        to: (Duration, Duration, Duration, u8),
+    },
+    /// Chooses a bond's preferred port.
+    SetPrimary {
+        /// The bond.
+        name: IfName,
+        /// The port it had.
+        from: Option<IfName>,
+        /// The port it is to have.
+        to: Option<IfName>,
+    },
+    /// Sets an MTU.
+    SetMtu {
+        /// The link.
+        name: IfName,
+        /// What it was.
+        from: u32,
+        /// What it is to be.
+        to: u32,
+    },
+    /// Brings a link up or down.
+    SetUp {
+        /// The link.
+        name: IfName,
+        /// Up, or down.
+        up: bool,
+    },
+    /// Makes a link a port of a bond, or releases it.
+    SetController {
+        /// The port.
+        name: IfName,
+        /// The bond it was in.
+        from: Option<IfName>,
+        /// The bond it is to be in.
+        to: Option<IfName>,
+    },
+    /// Adds an address.
+    AddAddress {
+        /// The link.
+        name: IfName,
+        /// The address.
+        address: Prefix,
+    },
+    /// Removes an address.
+    DeleteAddress {
+        /// The link.
+        name: IfName,
+        /// The address.
+        address: Prefix,
+    },
+    /// Adds a route.
+    AddRoute {
+        /// Through which link.
+        name: IfName,
+        /// The route.
+        route: RouteSpec,
+    },
+    /// Removes a route.
+    DeleteRoute {
+        /// Through which link.
+        name: IfName,
+        /// The route.
+        route: RouteSpec,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mtu_of = |mtu: &Option<u32>| mtu.map(|m| format!(" mtu {m}")).unwrap_or_default();
+        match self {
+            Self::Sysctl { path, to, .. } => {
+                let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
+                write!(f, "sysctl -w {key}=\"{to}\"")
+            }
+            Self::CreateBond { name, bond, mtu } => {
+                let miimon = bond.miimon.as_millis();
+                write!(f, "ip link add {name}{} type bond mode {} miimon {miimon}", mtu_of(mtu), bond.mode)?;
+                if miimon > 0 {
+                    let (up, down) = (bond.up_delay.as_millis(), bond.down_delay.as_millis());
+                    write!(f, " updelay {up} downdelay {down}")?;
+                }
+                bond.peer_notices.map_or(Ok(()), |n| write!(f, " num_grat_arp {n}"))
+            }
+            Self::CreateVlan { name, parent, id, mtu, controller } => {
+                let master = controller.as_ref().map(|c| format!(" master {c}")).unwrap_or_default();
+                write!(f, "ip link add link {parent} name {name}{}{master} type vlan id {id}", mtu_of(mtu))
+            }
+            Self::DeleteLink { name } => write!(f, "ip link del {name}"),
+            Self::SetBond { name, to: (miimon, up, down, notices), .. } => write!(
+                f,
+                "ip link set {name} type bond miimon {} updelay {} downdelay {} num_grat_arp {notices}",
+                miimon.as_millis(),
+                up.as_millis(),
+                down.as_millis()
+            ),
+            Self::SetPrimary { name, to, .. } => {
+                write!(
+                    f,
+                    "ip link set {name} type bond primary {}",
+                    to.as_ref().map_or("\"\"", IfName::as_str)
+                )
+            }
+            Self::SetMtu { name, to, .. } => write!(f, "ip link set {name} mtu {to}"),
+            Self::SetUp { name, up } => write!(f, "ip link set {name} {}", if *up { "up" } else { "down" }),
+            Self::SetController { name, to: Some(to), .. } => write!(f, "ip link set {name} master {to}"),
+            Self::SetController { name, to: None, .. } => write!(f, "ip link set {name} nomaster"),
+            Self::AddAddress { name, address } => write!(f, "ip addr add {address} dev {name}"),
+            Self::DeleteAddress { name, address } => write!(f, "ip addr del {address} dev {name}"),
+            Self::AddRoute { name, route } => write!(f, "ip route add {}", shown(route, name)),
+            Self::DeleteRoute { name, route } => write!(f, "ip route del {}", shown(route, name)),
+        }
+    }
+}
+
+fn shown(route: &RouteSpec, name: &IfName) -> String {
+    let destination = route.destination.map_or_else(|| "default".to_owned(), |d| d.to_string());
+    let via = route.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
+    format!("{destination}{via} dev {name}")
+}
+
+impl host::plan::Step for Step {
+    fn undo(&self) -> Vec<Self> {
+        match self.clone() {
+            Self::Sysctl { path, from, to } => vec![Self::Sysctl { path, from: to, to: from }],
+            Self::CreateBond { name, .. } | Self::CreateVlan { name, .. } => vec![Self::DeleteLink { name }],
+            Self::DeleteLink { .. } => vec![],
+            Self::SetBond { name, from, to } => vec![Self::SetBond { name, from: to, to: from }],
+            Self::SetPrimary { name, from, to } => vec![Self::SetPrimary { name, from: to, to: from }],
+            Self::SetMtu { name, from, to } => vec![Self::SetMtu { name, from: to, to: from }],
+            Self::SetUp { name, up } => vec![Self::SetUp { name, up: !up }],
+            Self::SetController { name, from, to } => vec![Self::SetController { name, from: to, to: from }],
+            Self::AddAddress { name, address } => vec![Self::DeleteAddress { name, address }],
+            Self::DeleteAddress { name, address } => vec![Self::AddAddress { name, address }],
+            Self::AddRoute { name, route } => vec![Self::DeleteRoute { name, route }],
+            Self::DeleteRoute { name, route } => vec![Self::AddRoute { name, route }],
+        }
+    }
+
+    fn impact(&self) -> Impact {
+        match self {
+            Self::DeleteLink { .. }
+            | Self::DeleteAddress { .. }
+            | Self::DeleteRoute { .. }
+            | Self::SetController { .. }
+            | Self::SetUp { up: false, .. } => Impact::DropsSessions,
+            _ => Impact::Online,
+        }
+    }
+}
+
+fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Error {
+    Error::Invalid { object: object.to_string(), reason: reason.into() }
+}
+
+/// The steps from a state to a spec. Pure. `sysctls` holds the present value of each file that the spec names.
+///
+/// # Errors
+/// [`Error::Invalid`] and [`Error::NoLink`] name the link and the fix; then nothing is to be done at all.
+pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>) -> Result<Plan<Step>> {
+    check(state, spec)?;
+    let mut plan = Plan::default();
+    for sysctl in &spec.sysctls {
+        let path = sysctl.path();
+        let from = sysctls.get(&path).ok_or_else(|| {
+            invalid(
+                &sysctl.key,
+                "this kernel has no such parameter; remove the line or load the module that has it",
+            )
+        })?;
+        if let Some(to) = sysctl.wanted_over(from) {
+            let from = from.split_whitespace().collect::<Vec<_>>().join(" ");
+            plan.push(Step::Sysctl { path, from, to });
+        }
+    }
+    let planner = Planner { state, spec };
+    let ordered = planner.ordered();
+    let is = |link: &&LinkSpec, f: fn(&LinkKind) -> bool| f(&link.kind);
+    // Network cards first, so that their VLANs can be opened; the ports among them wait for their bond.
+    for link in ordered.iter().filter(|l| is(l, |k| matches!(k, LinkKind::Existing))) {
+        if spec.bond_of(&link.name).is_none() {
+            planner.raise_mtu(link, &mut plan);
+            planner.up(&link.name, &mut plan);
+        }
+    }
+    // Bonds, down and empty: then every option is free to be set, and VLANs can be born as ports.
+    for link in &ordered {
+        if let LinkKind::Bond(bond) = &link.kind {
+            planner.bond(link, bond, &mut plan)?;
+        }
+    }
+    for link in &ordered {
+        if let LinkKind::Vlan { parent, id } = &link.kind {
+            planner.vlan(link, parent, *id, &mut plan)?;
+        }
+    }
+    for link in &ordered {
+        if let LinkKind::Bond(bond) = &link.kind {
+            planner.ports(link, bond, &mut plan);
+        }
+    }
+    for link in &ordered {
+        let is_port = spec.bond_of(&link.name).is_some();
+        if matches!(link.kind, LinkKind::Vlan { .. }) && !is_port {
+            planner.up(&link.name, &mut plan);
+        }
+    }
+    // Smaller MTUs from the top down: a parent that shrinks first would shrink the VLANs above it silently.
+    for link in ordered.iter().rev() {
+        if let (Some(to), Some(seen)) = (link.mtu, planner.seen(&link.name))
+            && to < seen.mtu
+            && spec.bond_of(&link.name).is_none()
+        {
+            plan.push(Step::SetMtu { name: link.name.clone(), from: seen.mtu, to });
+        }
+    }
+    ordered.iter().for_each(|link| planner.addresses(link, &mut plan));
+    ordered.iter().for_each(|link| planner.routes(link, &mut plan));
+    Ok(plan)
+}
+
+/// The steps that take away what a spec makes: addresses and routes of ours, VLANs and bonds from the top down. Network cards stay as they
+/// are.
+#[must_use]
+pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
+    let planner = Planner { state, spec };
+    let mut plan = Plan::default();
+    let mut ordered = planner.ordered();
+    ordered.reverse();
+    // Bonds before the VLANs that are their ports, VLANs before what they are on.
+    for link in &ordered {
+        let Some(seen) = planner.seen(&link.name) else { continue };
+        match link.kind {
+            LinkKind::Existing => {
+                for address in &link.addresses {
+                    if seen.addresses.iter().any(|a| a.prefix == *address) {
+                        plan.push(Step::DeleteAddress { name: link.name.clone(), address: *address });
+                    }
+                }
+            }
+            _ => plan.push(Step::DeleteLink { name: link.name.clone() }),
+        }
+    }
+    plan
+}
+
+struct Planner<'a> {
+    state: &'a NetState,
+    spec: &'a NetSpec,
+}
+
+impl<'a> Planner<'a> {
+    fn seen(&self, name: &IfName) -> Option<&'a LinkState> {
+        self.state.link(name)
+    }
+
+    /// The links, each after what it stands on.
+    fn ordered(&self) -> Vec<&'a LinkSpec> {
+        let mut links: Vec<&LinkSpec> = self.spec.links.iter().collect();
+        links.sort_by_cached_key(|link| self.depth(&link.name, 0));
+        links
+    }
+
+    fn depth(&self, name: &IfName, guard: usize) -> usize {
+        // A cycle is refused by `check`; the guard only keeps this from recursing for ever before that.
+        if guard > self.spec.links.len() {
+            return guard;
+        }
+        let below = |name: &IfName| self.depth(name, guard + 1) + 1;
+        match self.spec.link(name).map(|link| &link.kind) {
+            Some(LinkKind::Vlan { parent, .. }) => below(parent),
+            Some(LinkKind::Bond(bond)) => bond.ports.iter().map(below).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn raise_mtu(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
+        if let (Some(to), Some(seen)) = (link.mtu, self.seen(&link.name))
+            && to > seen.mtu
+        {
+            plan.push(Step::SetMtu { name: link.name.clone(), from: seen.mtu, to });
+        }
+    }
+
+    fn up(&self, name: &IfName, plan: &mut Plan<Step>) {
+        if !self.seen(name).is_some_and(|seen| seen.up) {
+            plan.push(Step::SetUp { name: name.clone(), up: true });
+        }
+    }
+
+    fn bond(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) -> Result<()> {
+        let name = link.name.clone();
+        let Some(seen) = self.seen(&link.name) else {
+            plan.push(Step::CreateBond { name, bond: bond.clone(), mtu: link.mtu });
+            return Ok(());
+        };
+        let LinkKindState::Bond(now) = &seen.kind else {
+            return Err(invalid(
+                name,
+                "there is an interface of this name that is no bond; rename or delete it",
+            ));
+        };
+        if now.mode != bond.mode {
+            let reason = format!(
+                "its mode is {} and cannot become {} while it lives; remove the bond first (ip link del {name})",
+                now.mode, bond.mode
+            );
+            return Err(invalid(&link.name, reason));
+        }
+        let from = (now.miimon, now.up_delay, now.down_delay, now.peer_notices);
+        let to = (bond.miimon, bond.up_delay, bond.down_delay, bond.peer_notices.unwrap_or(now.peer_notices));
+        if from != to {
+            plan.push(Step::SetBond { name, from, to });
+        }
+        self.raise_mtu(link, plan);
+        Ok(())
+    }
+
+    fn vlan(&self, link: &LinkSpec, parent: &IfName, id: VlanId, plan: &mut Plan<Step>) -> Result<()> {
+        let name = link.name.clone();
+        let controller = self.spec.bond_of(&link.name).cloned();
+        let Some(seen) = self.seen(&link.name) else {
+            // A port takes its bond's MTU.
+            let bond_mtu = controller.as_ref().and_then(|c| self.spec.link(c)).and_then(|c| c.mtu);
+            let mtu = link.mtu.or(bond_mtu);
+            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller });
+            return Ok(());
+        };
+        let LinkKindState::Vlan { id: now, .. } = &seen.kind else {
+            return Err(invalid(
+                name,
+                "there is an interface of this name that is no VLAN; rename or delete it",
+            ));
+        };
+        let on = seen.lower.and_then(|lower| self.state.name_of(lower));
+        if *now != Some(id) || on != Some(parent.as_str()) {
+            let now = now.map_or_else(|| "?".to_owned(), |id| id.to_string());
+            let reason = format!(
+                "it is VLAN {now} on {} and a living VLAN cannot move to VLAN {id} on {parent}; remove it first (ip link del {name})",
+                on.unwrap_or("nothing")
+            );
+            return Err(invalid(&link.name, reason));
+        }
+        if controller.is_none() {
+            self.raise_mtu(link, plan);
+        }
+        Ok(())
+    }
+
+    fn ports(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
+        let seen = self.seen(&link.name);
+        for port in &bond.ports {
+            let born_as_port = self.spec.link(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
+            match self.seen(port) {
+                None if born_as_port => {}
+                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {}
+                now => {
+                    if now.is_some_and(|now| now.up) {
+                        // bond_enslave refuses a link that is up; the bond opens it itself.
+                        plan.push(Step::SetUp { name: port.clone(), up: false });
+                    }
+                    let from = now
+                        .and_then(|now| now.controller)
+                        .and_then(|c| self.state.name_of(c))
+                        .and_then(|c| c.parse().ok());
+                    plan.push(Step::SetController { name: port.clone(), from, to: Some(link.name.clone()) });
+                }
+            }
+        }
+        if let Some(seen) = seen {
+            for extra in self.state.ports_of(seen.index) {
+                if let Ok(name) = extra.name.parse::<IfName>()
+                    && !bond.ports.contains(&name)
+                {
+                    plan.push(Step::SetController { name, from: Some(link.name.clone()), to: None });
+                }
+            }
+        }
+        let primary = seen.and_then(|seen| match &seen.kind {
+            LinkKindState::Bond(now) => {
+                now.primary.and_then(|p| self.state.name_of(p)).and_then(|p| p.parse().ok())
+            }
+            _ => None,
+        });
+        if bond.mode.takes_primary() && primary != bond.primary {
+            plan.push(Step::SetPrimary { name: link.name.clone(), from: primary, to: bond.primary.clone() });
+        }
+        self.up(&link.name, plan);
+    }
+
+    fn addresses(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
+        let have = self.seen(&link.name).map(|seen| seen.addresses.as_slice()).unwrap_or_default();
+        for address in &link.addresses {
+            if have.iter().any(|a| a.prefix == *address) {
+                continue;
+            }
+            let name = link.name.clone();
+            // The same address with another prefix length is a second address to the kernel; to its owner it is a correction.
+            let other = have.iter().find(|a| a.prefix.address == address.address);
+            if let Some(other) = other {
+                plan.push(Step::DeleteAddress { name: name.clone(), address: other.prefix });
+            }
+            plan.push(Step::AddAddress { name, address: *address });
+        }
+    }
+
+    fn routes(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
+        let index = self.seen(&link.name).map(|seen| seen.index);
+        for route in &link.routes {
+            let there = self.state.routes.iter().any(|r| {
+                Some(r.link) == index
+                    && r.destination == route.destination
+                    && r.gateway == route.gateway
+                    && route.gateway.is_none_or(|g| g.is_ipv6() == r.is_v6)
+            });
+            if !there {
+                plan.push(Step::AddRoute { name: link.name.clone(), route: route.clone() });
+            }
+        }
+    }
+}
+
+/// Everything that can be known to be wrong before a single message is sent.
+fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
+    let mut names = BTreeSet::new();
+    let mut addresses = BTreeMap::new();
+    let mut vlans = BTreeMap::new();
+    let mut bond_of_port: BTreeMap<&IfName, &IfName> = BTreeMap::new();
+    for link in &spec.links {
+        if !names.insert(&link.name) {
+            return Err(invalid(&link.name, "it is described twice"));
+        }
+        for address in &link.addresses {
+            if let Some(other) = addresses.insert(address.address, &link.name) {
+                return Err(invalid(address.address, format!("it is given to {other} and to {}", link.name)));
+            }
+        }
+        match &link.kind {
+            LinkKind::Existing => {
+                let seen = state.link(&link.name).ok_or_else(|| no_link(state, &link.name))?;
+                check_mtu(link, seen)?;
+            }
+            LinkKind::Vlan { parent, id } => {
+                if let Some(other) = vlans.insert((parent, id), &link.name) {
+                    return Err(invalid(&link.name, format!("VLAN {id} on {parent} is {other} already")));
+                }
+                check_vlan(state, spec, link, parent)?;
+            }
+            LinkKind::Bond(bond) => {
+                check_bond(state, spec, link, bond)?;
+                for port in &bond.ports {
+                    if let Some(other) = bond_of_port.insert(port, &link.name).filter(|o| *o != &link.name) {
+                        return Err(invalid(port, format!("it is a port of {other} and of {}", link.name)));
+                    }
+                }
+            }
+        }
+    }
+    for link in &spec.links {
+        if bond_of_port.contains_key(&link.name) && !link.addresses.is_empty() {
+            return Err(invalid(
+                &link.name,
+                "a port of a bond has no address of its own; give it to the bond",
+            ));
+        }
+        // A walk down that does not end within as many steps as there are links goes in a circle.
+        let mut at = vec![(&link.name, 0)];
+        while let Some((name, depth)) = at.pop() {
+            if depth > spec.links.len() {
+                return Err(invalid(&link.name, "it stands on itself"));
+            }
+            match spec.link(name).map(|l| &l.kind) {
+                Some(LinkKind::Vlan { parent, .. }) => at.push((parent, depth + 1)),
+                Some(LinkKind::Bond(bond)) => at.extend(bond.ports.iter().map(|p| (p, depth + 1))),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_link(state: &NetState, name: &IfName) -> Error {
+    let mut have: Vec<_> = state.links.values().map(|l| l.name.as_str()).filter(|n| *n != "lo").collect();
+    have.sort_unstable();
+    Error::NoLink { name: name.to_string(), have: format!("this machine has {}", have.join(", ")) }
+}
+
+fn check_mtu(link: &LinkSpec, seen: &LinkState) -> Result<()> {
+    let Some(mtu) = link.mtu else { return Ok(()) };
+    let (least, most) = (seen.mtu_range.0.unwrap_or(68), seen.mtu_range.1.unwrap_or(65_535));
+    if mtu < least || mtu > most {
+        return Err(invalid(
+            &link.name,
+            format!("mtu {mtu} is out of its driver's range, {least} to {most}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The MTU a link will have when the spec is applied.
+fn mtu_of(state: &NetState, spec: &NetSpec, name: &IfName) -> Option<u32> {
+    spec.link(name).and_then(|l| l.mtu).or_else(|| state.link(name).map(|l| l.mtu))
+}
+
+fn check_vlan(state: &NetState, spec: &NetSpec, link: &LinkSpec, parent: &IfName) -> Result<()> {
+    if spec.link(parent).is_none() && state.link(parent).is_none() {
+        return Err(no_link(state, parent));
+    }
+    match (link.mtu, mtu_of(state, spec, parent)) {
+        (Some(mtu), Some(below)) if mtu > below => Err(invalid(
+            &link.name,
+            format!("mtu {mtu} is larger than the {below} of {parent} below it; raise that first"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_bond(state: &NetState, spec: &NetSpec, link: &LinkSpec, bond: &BondSpec) -> Result<()> {
+    if let BondMode::Other(number) = bond.mode {
+        return Err(invalid(&link.name, format!("bond mode {number} is not known")));
+    }
+    for port in &bond.ports {
+        if spec.link(port).is_none() && state.link(port).is_none() {
+            return Err(no_link(state, port));
+        }
+        let own = spec.link(port).and_then(|l| l.mtu);
+        if let (Some(own), Some(mtu)) = (own, link.mtu.filter(|m| Some(*m) != own)) {
+            let reason =
+                format!("mtu {own}: as a port of {} it has the bond's, {mtu}; make them equal", link.name);
+            return Err(invalid(port, reason));
+        }
+        if let (Some(mtu), Some(seen)) = (link.mtu, state.link(port)) {
+            check_mtu(&LinkSpec::existing(port.clone()).with_mtu(mtu), seen)?;
+        }
+    }
+    match &bond.primary {
+        Some(primary) if !bond.ports.contains(primary) => {
+            return Err(invalid(&link.name, format!("its primary {primary} is none of its ports")));
+        }
+        Some(_) if !bond.mode.takes_primary() => {
+            return Err(invalid(&link.name, format!("mode {} has no primary port", bond.mode)));
+        }
+        _ => {}
+    }
+    let miimon = bond.miimon.as_millis();
+    for (what, delay) in
+        [("up delay", bond.up_delay.as_millis()), ("down delay", bond.down_delay.as_millis())]
+    {
+        if delay > 0 && (miimon == 0 || !delay.is_multiple_of(miimon)) {
+            let reason = format!(
+                "its {what} of {delay} ms is no multiple of miimon ({miimon} ms); the kernel would round it down"
+            );
+            return Err(invalid(&link.name, reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,433 @@
+//! What is wanted: links, addresses, routes, sysctls.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use host::IfName;
+
+use crate::{Prefix, VlanId};
+
+/// The network of a machine, as far as it is to be ruled. What it does not name is never touched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct NetSpec {
+    /// The links, in any order: the plan sorts them.
+    pub links: Vec<LinkSpec>,
+    /// Kernel parameters, written before the links.
+    pub sysctls: Vec<SysctlSpec>,
+}
+
+impl NetSpec {
+    /// Adds a link.
+    #[must_use]
+    pub fn with_link(mut self, link: LinkSpec) -> Self {
+        self.links.push(link);
+        self
+    }
+
+    /// Adds a kernel parameter.
+    #[must_use]
+    pub fn with_sysctl(mut self, sysctl: SysctlSpec) -> Self {
+        self.sysctls.push(sysctl);
+        self
+    }
+
+    /// The link of a name.
+    #[must_use]
+    pub fn link(&self, name: &IfName) -> Option<&LinkSpec> {
+        self.links.iter().find(|link| &link.name == name)
+    }
+
+    /// The bond that has a link as its port.
+    #[must_use]
+    pub fn bond_of(&self, port: &IfName) -> Option<&IfName> {
+        self.links.iter().find_map(|link| match &link.kind {
+            LinkKind::Bond(bond) if bond.ports.contains(port) => Some(&link.name),
+            _ => None,
+        })
+    }
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct LinkSpec {
+    /// Its name.
+    pub name: IfName,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its MTU in bytes; `None` leaves it as it is, or as the kernel makes it. A bond sets its ports' MTU to its own.
+    pub mtu: Option<u32>,
+    /// Its addresses. Others that it has are left alone.
+    pub addresses: Vec<Prefix>,
+    /// Routes through it.
+    pub routes: Vec<RouteSpec>,
+}
+
+impl LinkSpec {
+    fn of(name: IfName, kind: LinkKind) -> Self {
+        Self { name, kind, mtu: None, addresses: Vec::new(), routes: Vec::new() }
+    }
+
+    /// An interface that is there (a network card): it is brought up, given its MTU and addresses, never made or deleted.
+    #[must_use]
+    pub fn existing(name: IfName) -> Self {
+        Self::of(name, LinkKind::Existing)
+    }
+
+    /// A VLAN on another link; `ip link add link PARENT name NAME type vlan id ID`.
+    #[must_use]
+    pub fn vlan(name: IfName, parent: IfName, id: VlanId) -> Self {
+        Self::of(name, LinkKind::Vlan { parent, id })
+    }
+
+    /// A bond; `ip link add NAME type bond`.
+    #[must_use]
+    pub fn bond(name: IfName, bond: BondSpec) -> Self {
+        Self::of(name, LinkKind::Bond(bond))
+    }
+
+    /// Sets the MTU in bytes. The kernel refuses values outside the device's own range, which the plan checks first.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Adds an address; `ip addr add`.
+    #[must_use]
+    pub fn with_address(mut self, address: Prefix) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Adds a route; `ip route add`.
+    #[must_use]
+    pub fn with_route(mut self, route: RouteSpec) -> Self {
+        self.routes.push(route);
+        self
+    }
+}
+
+/// What a link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum LinkKind {
+    /// An interface that is there and stays.
+    Existing,
+    /// 802.1Q VLAN. Parent and number cannot be changed on a living VLAN: a change is "delete and make anew".
+    Vlan {
+        /// The link it is on.
+        parent: IfName,
+        /// Its number.
+        id: VlanId,
+    },
+    /// A bond.
+    Bond(BondSpec),
+}
+
+/// How a bond spreads and guards its traffic (`drivers/net/bonding`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum BondMode {
+    /// Packet by packet over all ports: one stream gets more than one port's speed and arrives out of order.
+    BalanceRr,
+    /// One port at a time.
+    ActiveBackup,
+    /// By a hash of addresses.
+    BalanceXor,
+    /// Everything on all ports.
+    Broadcast,
+    /// LACP.
+    #[cfg_attr(feature = "serde", serde(rename = "802.3ad"))]
+    Lacp,
+    /// By load, sending.
+    BalanceTlb,
+    /// By load, both ways.
+    BalanceAlb,
+    /// A mode of a newer kernel.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    Other(u8),
+}
+
+/// The modes with their names and numbers (`include/uapi/linux/if_bonding.h`).
+const MODES: [(BondMode, &str, u8); 7] = [
+    (BondMode::BalanceRr, "balance-rr", 0),
+    (BondMode::ActiveBackup, "active-backup", 1),
+    (BondMode::BalanceXor, "balance-xor", 2),
+    (BondMode::Broadcast, "broadcast", 3),
+    (BondMode::Lacp, "802.3ad", 4),
+    (BondMode::BalanceTlb, "balance-tlb", 5),
+    (BondMode::BalanceAlb, "balance-alb", 6),
+];
+
+impl BondMode {
+    /// The kernel's number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Other(number) => number,
+            mode => MODES.iter().find(|(m, ..)| *m == mode).map_or(u8::MAX, |(.., number)| *number),
+        }
+    }
+
+    /// The mode of a kernel's number; an unknown one is kept.
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        MODES.iter().find(|(.., n)| *n == number).map_or(Self::Other(number), |(mode, ..)| *mode)
+    }
+
+    /// Whether a primary port can be chosen.
+    #[must_use]
+    pub fn takes_primary(self) -> bool {
+        matches!(self, Self::ActiveBackup | Self::BalanceTlb | Self::BalanceAlb)
+    }
+}
+
+impl std::fmt::Display for BondMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match MODES.iter().find(|(mode, ..)| mode == self) {
+            Some((_, name, _)) => f.write_str(name),
+            None => write!(f, "mode {}", self.number()),
+        }
+    }
+}
+
+impl std::str::FromStr for BondMode {
+    type Err = host::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, host::ParseError> {
+        MODES.iter().find(|(_, name, _)| *name == text).map(|(mode, ..)| *mode).ok_or_else(|| {
+            let names: Vec<_> = MODES.iter().map(|(_, name, _)| *name).collect();
+            host::ParseError::new("bond mode", text, format!("one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// A bond: its mode, its ports, how it notices a dead one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct BondSpec {
+    /// The mode; can be changed only while the bond is down and has no ports.
+    pub mode: BondMode,
+    /// Its ports. Others that it has are released.
+    pub ports: Vec<IfName>,
+    /// The port that carries the traffic while it is up (active-backup, balance-tlb, balance-alb).
+    pub primary: Option<IfName>,
+    /// How often the carrier of each port is looked at; default 100 ms. Zero means never: a dead port then keeps being used.
+    pub miimon: Duration,
+    /// How long a port must have carrier before it is used; a multiple of `miimon`.
+    pub up_delay: Duration,
+    /// How long a port may lack carrier before it is given up; a multiple of `miimon`.
+    pub down_delay: Duration,
+    /// How many gratuitous ARPs and neighbour advertisements the kernel sends after a failover: 0 to 255; `None` leaves it (1).
+    pub peer_notices: Option<u8>,
+}
+
+impl BondSpec {
+    /// A bond of a mode, with the carrier looked at every 100 ms and no ports yet.
+    #[must_use]
+    pub fn new(mode: BondMode) -> Self {
+        Self {
+            mode,
+            ports: Vec::new(),
+            primary: None,
+            miimon: Duration::from_millis(100),
+            up_delay: Duration::ZERO,
+            down_delay: Duration::ZERO,
+            peer_notices: None,
+        }
+    }
+
+    /// Adds a port; `ip link set PORT master BOND`.
+    #[must_use]
+    pub fn with_port(mut self, port: IfName) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    /// Prefers a port; bond-primary.
+    #[must_use]
+    pub fn with_primary(mut self, port: IfName) -> Self {
+        self.primary = Some(port);
+        self
+    }
+
+    /// Sets how often the carrier is looked at; bond-miimon.
+    #[must_use]
+    pub fn with_miimon(mut self, every: Duration) -> Self {
+        self.miimon = every;
+        self
+    }
+
+    /// Sets both delays; bond-updelay and bond-downdelay.
+    #[must_use]
+    pub fn with_delays(mut self, up: Duration, down: Duration) -> Self {
+        self.up_delay = up;
+        self.down_delay = down;
+        self
+    }
+
+    /// Sets the number of notices after a failover; bond-num-grat-arp.
+    #[must_use]
+    pub fn with_peer_notices(mut self, count: u8) -> Self {
+        self.peer_notices = Some(count);
+        self
+    }
+}
+
+/// A route through a link, in the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct RouteSpec {
+    /// Where it leads; `None` is the default route.
+    pub destination: Option<Prefix>,
+    /// The next hop; `None` for a directly connected network.
+    pub gateway: Option<IpAddr>,
+}
+
+impl RouteSpec {
+    /// The default route; `ip route add default via GATEWAY`.
+    #[must_use]
+    pub fn default_via(gateway: IpAddr) -> Self {
+        Self { destination: None, gateway: Some(gateway) }
+    }
+
+    /// A route to a network; `ip route add DESTINATION via GATEWAY`.
+    #[must_use]
+    pub fn new(destination: Prefix, gateway: Option<IpAddr>) -> Self {
+        Self { destination: Some(destination), gateway }
+    }
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SysctlSpec {
+    /// Its name with dots, as `sysctl` takes it; a dot inside an interface's name is written as a slash (`net.ipv4.conf.eth0/5.rp_filter`).
+    pub key: String,
+    /// Its value; several numbers are separated by blanks.
+    pub value: String,
+    /// Whether a larger value of the machine is left as it is.
+    pub bound: SysctlBound,
+}
+
+/// How a [`SysctlSpec`] is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum SysctlBound {
+    /// Exactly this value.
+    #[default]
+    Exactly,
+    /// At least this, number by number: a machine that has more keeps it.
+    AtLeast,
+}
+
+impl SysctlSpec {
+    /// A parameter that is to have exactly this value; `sysctl -w KEY=VALUE`.
+    ///
+    /// # Errors
+    /// The key leads out of `/proc/sys` or is empty.
+    pub fn exactly(key: impl Into<String>, value: impl Into<String>) -> Result<Self, host::ParseError> {
+        Self::of(key.into(), value.into(), SysctlBound::Exactly)
+    }
+
+    /// A parameter that is to have at least this value.
+    ///
+    /// # Errors
+    /// As [`exactly`](Self::exactly), or the value is not made of numbers.
+    pub fn at_least(key: impl Into<String>, value: impl Into<String>) -> Result<Self, host::ParseError> {
+        Self::of(key.into(), value.into(), SysctlBound::AtLeast)
+    }
+
+    fn of(key: String, value: String, bound: SysctlBound) -> Result<Self, host::ParseError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
+        if key.is_empty()
+            || !key.bytes().all(allowed)
+            || key.split('.').any(str::is_empty)
+            || key.contains("//")
+        {
+            return Err(host::ParseError::new(
+                "sysctl name",
+                key,
+                "write it with dots, for example net.core.rmem_max",
+            ));
+        }
+        let numbers = value.split_whitespace().all(|word| word.parse::<i64>().is_ok());
+        if value.trim().is_empty() || (bound == SysctlBound::AtLeast && !numbers) {
+            return Err(host::ParseError::new(
+                "sysctl value",
+                value,
+                "one or more numbers, separated by blanks",
+            ));
+        }
+        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound })
+    }
+
+    /// The file below `/proc/sys`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let swapped: String = self
+            .key
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect();
+        format!("/proc/sys/{swapped}")
+    }
+
+    /// The value to write over `current`; `None` if nothing needs to be written.
+    #[must_use]
+    pub fn wanted_over(&self, current: &str) -> Option<String> {
+        let now: Vec<_> = current.split_whitespace().collect();
+        let want: Vec<_> = self.value.split_whitespace().collect();
+        let chosen: Vec<&str> = match self.bound {
+            SysctlBound::Exactly => want,
+            SysctlBound::AtLeast => {
+                let larger = |(index, w): (usize, &&'_ str)| {
+                    let have = now.get(index).and_then(|n| n.parse::<i64>().ok());
+                    match (have, w.parse::<i64>()) {
+                        (Some(have), Ok(wanted)) if have >= wanted => index < now.len(),
+                        _ => false,
+                    }
+                };
+                let keep: Vec<bool> = want.iter().enumerate().map(larger).collect();
+                want.iter()
+                    .enumerate()
+                    .map(|(i, w)| match keep.get(i) {
+                        Some(true) => now.get(i).copied().unwrap_or(w),
+                        _ => w,
+                    })
+                    .collect()
+            }
+        };
+        (chosen != now).then(|| chosen.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_keeps_what_is_larger_number_by_number() {
+        let floor = SysctlSpec::at_least("net.ipv4.tcp_rmem", "131072 524288 33554432").expect("good");
+        assert_eq!(floor.wanted_over("4096\t131072\t67108864\n").as_deref(), Some("131072 524288 67108864"));
+        assert_eq!(floor.wanted_over("131072 524288 33554432"), None);
+        let exact = SysctlSpec::exactly("net.ipv4.conf.eth0/5.rp_filter", "2").expect("good");
+        assert_eq!(exact.path(), "/proc/sys/net/ipv4/conf/eth0.5/rp_filter");
+        assert_eq!((exact.wanted_over("2\n"), exact.wanted_over("1").as_deref()), (None, Some("2")));
+        assert!(SysctlSpec::exactly("a..b", "1").is_err() && SysctlSpec::exactly("", "1").is_err());
+        assert!(SysctlSpec::at_least("kernel.core_pattern", "core").is_err());
+    }
+}

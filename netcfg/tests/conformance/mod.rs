@@ -1,0 +1,260 @@
+//! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
+
+use std::time::Duration;
+
+use netcfg::{
+    BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg, Plan,
+    RouteSpec, Step, VlanId,
+};
+
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// A check and its name.
+pub(crate) type Check = (&'static str, fn(&Host, &IfName, &IfName) -> Outcome);
+
+pub(crate) const ALL: &[Check] = &[
+    ("bond_over_vlans_as_in_the_first_article", bond_over_vlans),
+    ("second_ensure_plans_nothing", second_ensure),
+    ("round_robin_bond_of_cards_with_jumbo_frames", round_robin),
+    ("vlan_over_bond", vlan_over_bond),
+    ("a_failure_at_each_step_leaves_what_was_before", failures_are_undone),
+    ("a_stop_at_each_step_converges_when_run_again", stops_converge),
+    ("floating_address_is_claimed_once_and_released_once", floating),
+    ("bad_specs_are_refused_by_name", bad_specs),
+    ("removal_leaves_the_cards", removal),
+];
+
+fn id(n: u16) -> VlanId {
+    VlanId::new(n).expect("a VLAN number")
+}
+
+fn name(text: &str) -> IfName {
+    text.parse().expect("an interface name")
+}
+
+/// Management as in the first article: an active-backup bond over VLAN 2 of both cards, and a storage VLAN on each.
+pub(crate) fn article(a: &IfName, b: &IfName) -> NetSpec {
+    let sub = |card: &IfName, n: u16| name(&format!("{card}.{n}"));
+    let bond = BondSpec::new(BondMode::ActiveBackup)
+        .with_port(sub(a, 2))
+        .with_port(sub(b, 2))
+        .with_primary(sub(a, 2))
+        .with_delays(Duration::from_millis(200), Duration::from_millis(200));
+    NetSpec::default()
+        .with_link(
+            LinkSpec::bond(name("bond_vlan2"), bond)
+                .with_mtu(1500)
+                .with_address("10.1.0.100/24".parse().expect("address"))
+                .with_route(RouteSpec::default_via("10.1.0.1".parse().expect("gateway"))),
+        )
+        .with_link(LinkSpec::vlan(sub(a, 24), a.clone(), id(24)).with_mtu(9000))
+        .with_link(LinkSpec::vlan(sub(b, 25), b.clone(), id(25)).with_mtu(9000))
+        .with_link(LinkSpec::vlan(sub(a, 2), a.clone(), id(2)).with_mtu(1500))
+        .with_link(LinkSpec::vlan(sub(b, 2), b.clone(), id(2)).with_mtu(1500))
+        .with_link(LinkSpec::existing(a.clone()).with_mtu(9000))
+        .with_link(LinkSpec::existing(b.clone()).with_mtu(9000))
+}
+
+/// Takes everything of ours away again.
+pub(crate) fn clean(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    for link in net.list()?.links.values() {
+        if !matches!(link.kind, LinkKindState::Physical)
+            && !link.name.starts_with("bonding")
+            && link.name != "lo"
+        {
+            net.remove(&link.name.parse()?)?;
+        }
+    }
+    let back = NetSpec::default()
+        .with_link(LinkSpec::existing(a.clone()).with_mtu(1500))
+        .with_link(LinkSpec::existing(b.clone()).with_mtu(1500));
+    net.ensure(&back)?;
+    let down = [a, b].map(|card| Step::SetUp { name: card.clone(), up: false });
+    net.apply(Plan::new(down.to_vec()))?;
+    Ok(())
+}
+
+fn bond_over_vlans(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let spec = article(a, b);
+    assert!(net.ensure(&spec)?);
+    let state = net.list()?;
+    let bond = state.link(&name("bond_vlan2")).expect("bond");
+    let LinkKindState::Bond(options) = &bond.kind else { panic!("no bond: {bond:?}") };
+    assert_eq!((options.mode, options.miimon), (BondMode::ActiveBackup, Duration::from_millis(100)));
+    assert_eq!(
+        (options.up_delay, options.down_delay),
+        (Duration::from_millis(200), Duration::from_millis(200))
+    );
+    assert_eq!(options.primary.and_then(|p| state.name_of(p)), Some(format!("{a}.2").as_str()));
+    assert!(bond.up && bond.mtu == 1500);
+    assert_eq!(state.ports_of(bond.index).count(), 2);
+    assert_eq!(state.link(&name(&format!("{a}.24"))).map(|l| l.mtu), Some(9000));
+    assert!(bond.addresses.iter().any(|address| address.prefix.to_string() == "10.1.0.100/24"));
+    assert!(state.routes.iter().any(|r| r.link == bond.index && r.destination.is_none()));
+    Ok(())
+}
+
+fn second_ensure(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let spec = article(a, b);
+    net.ensure(&spec)?;
+    assert!(!net.ensure(&spec)?);
+    assert!(net.plan(&spec)?.is_empty());
+    Ok(())
+}
+
+fn round_robin(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let bond = BondSpec::new(BondMode::BalanceRr).with_port(a.clone()).with_port(b.clone());
+    let spec = NetSpec::default().with_link(
+        LinkSpec::bond(name("bond_drbd"), bond).with_mtu(9216).with_address("192.168.123.100/24".parse()?),
+    );
+    assert!(net.ensure(&spec)? && !net.ensure(&spec)?);
+    let state = net.list()?;
+    let bond = state.link(&name("bond_drbd")).expect("bond").clone();
+    let ports: Vec<_> = state.ports_of(bond.index).map(|p| p.mtu).collect();
+    assert_eq!((bond.mtu, ports), (9216, vec![9216, 9216]));
+    assert!(net.remove(&name("bond_drbd"))? && !net.remove(&name("bond_drbd"))?);
+    Ok(())
+}
+
+fn vlan_over_bond(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let bond = BondSpec::new(BondMode::ActiveBackup).with_port(a.clone()).with_port(b.clone());
+    let spec = NetSpec::default()
+        .with_link(
+            LinkSpec::vlan(name("san24"), name("bond_san"), id(24)).with_address("10.1.24.1/24".parse()?),
+        )
+        .with_link(LinkSpec::bond(name("bond_san"), bond).with_mtu(9000));
+    assert!(net.ensure(&spec)? && !net.ensure(&spec)?);
+    let state = net.list()?;
+    let vlan = state.link(&name("san24")).expect("VLAN");
+    assert_eq!(vlan.lower.and_then(|l| state.name_of(l)), Some("bond_san"));
+    assert!(vlan.up && vlan.mtu == 9000);
+    Ok(())
+}
+
+/// The state as far as our spec can change it.
+fn picture(host: &Host) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let state = Netcfg::on(host)?.list()?;
+    let mut lines: Vec<_> = state
+        .links
+        .values()
+        .map(|l| {
+            let addresses: Vec<_> =
+                l.addresses.iter().filter(|a| a.prefix.address.is_ipv4()).map(|a| a.prefix).collect();
+            format!("{} mtu {} up {} in {:?} {addresses:?}", l.name, l.mtu, l.up, l.controller)
+        })
+        .collect();
+    lines.sort();
+    Ok(lines)
+}
+
+fn failures_are_undone(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let spec = article(a, b);
+    let before = picture(host)?;
+    let steps = Netcfg::on(host)?.plan(&spec)?.len();
+    assert!(steps >= 12, "{steps} steps");
+    for n in 0..steps {
+        let broken = host.clone().with_kill_point(host::plan::KillPoint::FailAfter(n));
+        let error = Netcfg::on(&broken)?.ensure(&spec).expect_err("breaks");
+        assert!(error.to_string().starts_with(&format!("step {} of {steps} failed", n + 1)), "{error}");
+        assert_eq!(picture(host)?, before, "after a failure at step {}", n + 1);
+    }
+    println!("failed after each of {steps} steps");
+    Ok(())
+}
+
+fn stops_converge(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let spec = article(a, b);
+    let net = Netcfg::on(host)?;
+    let steps = net.plan(&spec)?.len();
+    let mut killed = 0;
+    for n in 0..steps {
+        let stopped = host.clone().with_kill_point(host::plan::KillPoint::StopAfter(n));
+        Netcfg::on(&stopped)?.ensure(&spec).expect_err("stops");
+        killed += 1;
+        net.ensure(&spec)?;
+        assert!(net.plan(&spec)?.is_empty(), "not converged after a stop at step {n}");
+        clean(host, a, b)?;
+    }
+    println!("stopped after each of {killed} steps of a plan of {steps}");
+    assert_eq!(killed, steps);
+    Ok(())
+}
+
+fn floating(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    net.ensure(&article(a, b))?;
+    let storage = name(&format!("{a}.24"));
+    for text in ["10.1.24.10/24", "fd00:24::10/64"] {
+        let address = FloatingAddr::new(storage.clone(), text.parse()?);
+        assert!(!address.is_held(host)?);
+        assert!(address.claim(host)? && !address.claim(host)? && address.is_held(host)?);
+        let second = FloatingAddr::new(storage.clone(), text.replace("10/", "20/").parse()?);
+        assert!(second.claim(host)?);
+        assert!(address.release(host)? && !address.release(host)? && !address.is_held(host)?);
+        // The one that came second stays.
+        assert!(second.is_held(host)? && second.release(host)?);
+    }
+    let nowhere = FloatingAddr::new(name("no-such-if"), "10.0.0.1/24".parse()?);
+    assert!(!nowhere.release(host)?);
+    let error = nowhere.claim(host).expect_err("no such link");
+    assert!(error.to_string().contains("10.0.0.1/24 on no-such-if"), "{error}");
+    Ok(())
+}
+
+fn bad_specs(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let before = picture(host)?;
+    let bond = |mode| BondSpec::new(mode).with_port(a.clone());
+    let link = |bond| NetSpec::default().with_link(LinkSpec::bond(name("bond9"), bond));
+    let vlan = |mtu| {
+        NetSpec::default()
+            .with_link(LinkSpec::existing(a.clone()).with_mtu(1500))
+            .with_link(LinkSpec::vlan(name("v9"), a.clone(), id(9)).with_mtu(mtu))
+    };
+    let twice = NetSpec::default()
+        .with_link(LinkSpec::existing(a.clone()).with_address("10.0.0.1/24".parse()?))
+        .with_link(LinkSpec::existing(b.clone()).with_address("10.0.0.1/24".parse()?));
+    let cases = [
+        (NetSpec::default().with_link(LinkSpec::existing(name("nope0"))), "there is no interface nope0"),
+        (vlan(9000), "mtu 9000 is larger than the 1500"),
+        (link(bond(BondMode::BalanceRr).with_primary(a.clone())), "mode balance-rr has no primary port"),
+        (link(bond(BondMode::ActiveBackup).with_primary(b.clone())), "is none of its ports"),
+        (
+            link(bond(BondMode::ActiveBackup).with_delays(Duration::from_millis(150), Duration::ZERO)),
+            "up delay of 150 ms is no multiple of miimon (100 ms)",
+        ),
+        (twice, "10.0.0.1: it is given to"),
+        (
+            NetSpec::default().with_link(LinkSpec::existing(a.clone()).with_mtu(70_000)),
+            "out of its driver's range",
+        ),
+        (
+            NetSpec::default()
+                .with_link(LinkSpec::vlan(name("v1"), name("v2"), id(1)))
+                .with_link(LinkSpec::vlan(name("v2"), name("v1"), id(1))),
+            "it stands on itself",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let error = net.ensure(&spec).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}\nexpected: {expected}");
+    }
+    assert_eq!(picture(host)?, before, "a refused spec changed something");
+    Ok(())
+}
+
+fn removal(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let spec = article(a, b);
+    net.ensure(&spec)?;
+    net.apply(net.plan_removal(&spec)?)?;
+    assert!(net.plan_removal(&spec)?.is_empty());
+    let state = net.list()?;
+    assert!(state.link(a).is_some() && state.link(&name("bond_vlan2")).is_none());
+    Ok(())
+}
