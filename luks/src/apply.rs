@@ -1,0 +1,150 @@
+//! Steps carried out: by libcryptsetup on a live machine, in memory on a fake.
+
+use std::fmt;
+use std::path::Path;
+
+use host::Host;
+
+use crate::error::Result;
+use crate::plan::Step;
+use crate::spec::Discards;
+use crate::state::{MappingState, VolumeState};
+
+#[cfg(feature = "libcryptsetup")]
+pub(crate) use live::Live;
+
+/// What knows and changes volumes and mappings.
+pub(crate) trait Backend: fmt::Debug + Send + Sync {
+    fn mappings(&self, host: &Host) -> Result<Vec<MappingState>>;
+    fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>>;
+    fn open(&self, device: &Path, name: &str, passphrase: &host::Secret, discards: Discards) -> Result<()>;
+    fn close(&self, host: &Host, name: &str) -> Result<()>;
+}
+
+/// Carries out one step. A close finds "gone already" in order.
+pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, passphrase: &host::Secret) -> Result<()> {
+    match step {
+        Step::Open { name, device, discards, .. } => {
+            backend.open(device, name.as_str(), passphrase, *discards)
+        }
+        Step::Close { name, .. } => backend.close(host, name.as_str()),
+    }
+}
+
+#[cfg(feature = "libcryptsetup")]
+mod live {
+    use std::path::{Path, PathBuf};
+
+    use host::{Host, Secret};
+
+    use super::Backend;
+    use crate::error::{Error, Result};
+    use crate::header::{Header, Parsed};
+    use crate::spec::Discards;
+    use crate::state::{MappingState, VolumeState, parse_dm_uuid};
+    use crate::sys;
+
+    /// This machine's disks and kernel.
+    #[derive(Debug)]
+    pub(crate) struct Live;
+
+    impl Backend for Live {
+        /// From sysfs, without root and without the library: `/sys/block/dm-N/dm/{name,uuid,suspended}`, `slaves`, `holders`.
+        fn mappings(&self, host: &Host) -> Result<Vec<MappingState>> {
+            let tree = host.tree();
+            let mut found = Vec::new();
+            for entry in tree.list_opt("/sys/block").map_err(Error::Tree)? {
+                let base = format!("/sys/block/{}", entry.name);
+                if !entry.name.starts_with("dm-") {
+                    continue;
+                }
+                let Some(uuid) = tree.read_opt(format!("{base}/dm/uuid")).map_err(Error::Tree)? else {
+                    continue;
+                };
+                let Some((version, uuid)) = parse_dm_uuid(uuid.trim()) else { continue };
+                let names = |dir: &str| -> Result<Vec<String>> {
+                    let list = tree.list_opt(format!("{base}/{dir}")).map_err(Error::Tree)?;
+                    Ok(list.into_iter().map(|e| e.name).collect())
+                };
+                found.push(MappingState {
+                    name: tree.read(format!("{base}/dm/name")).map_err(Error::Tree)?.trim().to_owned(),
+                    node: entry.name.clone(),
+                    uuid,
+                    version,
+                    device: names("slaves")?.into_iter().next(),
+                    holders: names("holders")?,
+                    suspended: tree.read(format!("{base}/dm/suspended")).map_err(Error::Tree)?.trim() == "1",
+                });
+            }
+            Ok(found)
+        }
+
+        /// Reads the first bytes of every block device that is no mapping itself.
+        fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>> {
+            let mut found = Vec::new();
+            for entry in host.tree().list_opt("/sys/class/block").map_err(Error::Tree)? {
+                let device = PathBuf::from("/dev").join(entry.name.replace('!', "/"));
+                let Ok(mut file) = std::fs::File::open(&device) else {
+                    // No medium, no right, or no node: it is no candidate, and the error of the one that is wanted will say so.
+                    log::debug!("luks: {} cannot be opened", device.display());
+                    continue;
+                };
+                match Header::parse(&mut file) {
+                    Ok(Parsed::Header(header)) => found.push(VolumeState::new(device, header)),
+                    Ok(Parsed::NotLuks) => {}
+                    Ok(Parsed::Damaged(reason)) => log::debug!("luks: {}: {reason}", device.display()),
+                    Err(error) => log::debug!("luks: {}: {error}", device.display()),
+                }
+            }
+            Ok(found)
+        }
+
+        fn open(&self, device: &Path, name: &str, passphrase: &Secret, discards: Discards) -> Result<()> {
+            let what = || format!("open {} as {name}", device.display());
+            need_root(what)?;
+            sys::activate(device, name, passphrase.expose(), discards).map_err(|r| explain(device, what(), r))
+        }
+
+        fn close(&self, host: &Host, name: &str) -> Result<()> {
+            let what = || format!("close {name}");
+            need_root(what)?;
+            match sys::deactivate(name) {
+                Err(r) if r.source.raw_os_error() == Some(libc::EBUSY) => {
+                    let holders =
+                        self.mappings(host)?.into_iter().find(|m| m.name == name).map(|m| m.holders);
+                    let holders = match holders.unwrap_or_default() {
+                        none if none.is_empty() => "an open file or mount (see lsof and findmnt)".to_owned(),
+                        some => some.join(", "),
+                    };
+                    Err(Error::Busy { object: format!("/dev/mapper/{name}"), holders })
+                }
+                // Gone already.
+                Err(r) if r.source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+                other => other.map_err(|r| explain(Path::new(name), what(), r)),
+            }
+        }
+    }
+
+    fn need_root(what: impl Fn() -> String) -> Result<()> {
+        if sys::is_root() { Ok(()) } else { Err(Error::Permission { what: what() }) }
+    }
+
+    /// One errno of the library means several things; operation and log tell them apart.
+    pub(crate) fn explain(device: &Path, what: String, refused: sys::Refused) -> Error {
+        let device = device.to_path_buf();
+        match refused.source.raw_os_error() {
+            Some(libc::EPERM) if refused.log.is_none() => Error::WrongPassphrase { device },
+            Some(libc::ENOENT) if refused.log.is_none() => Error::WrongPassphrase { device },
+            Some(libc::ENOMEM) => Error::NoMemory { device },
+            Some(libc::EINVAL) if refused.log.is_none() => Error::NotLuks { device },
+            Some(libc::EBUSY) => {
+                let holders = refused.log.unwrap_or_else(|| "another mapping or a mount".to_owned());
+                Error::Busy { object: device.display().to_string(), holders }
+            }
+            _ => Error::Library { what, log: refused.log, source: refused.source },
+        }
+    }
+}
+
+#[cfg(feature = "libcryptsetup")]
+pub(crate) use live::explain;

@@ -1,0 +1,127 @@
+//! Encrypted volumes in memory: what a test or a program without root opens and closes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use host::{Host, Secret};
+
+use crate::apply::Backend;
+use crate::error::{Error, Result};
+use crate::header::{Header, Version};
+use crate::spec::Discards;
+use crate::state::{MappingState, VolumeState};
+use crate::{Luks, Uuid};
+
+#[derive(Debug, Default)]
+struct Inner {
+    volumes: BTreeMap<String, (Uuid, Secret)>,
+    mappings: BTreeMap<String, MappingState>,
+    writes: usize,
+}
+
+/// Disks and mappings in memory; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct FakeCrypt(Arc<Mutex<Inner>>);
+
+impl FakeCrypt {
+    /// No disks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a disk (`/dev/vdb`) with a volume.
+    #[must_use]
+    pub fn with_volume(self, device: &str, uuid: Uuid, passphrase: Secret) -> Self {
+        self.lock().volumes.insert(device.to_owned(), (uuid, passphrase));
+        self
+    }
+
+    /// The handle of these volumes.
+    #[must_use]
+    pub fn luks(&self, host: &Host) -> Luks {
+        Luks::with_backend(host, Arc::new(self.clone()))
+    }
+
+    /// How often something was opened or closed.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.lock().writes
+    }
+
+    /// Puts a mapping, as others would have made it.
+    pub fn put_mapping(&self, name: &str, uuid: Option<Uuid>, device: Option<&str>, holders: &[&str]) {
+        let mapping = MappingState {
+            name: name.to_owned(),
+            node: "dm-9".to_owned(),
+            version: uuid.as_ref().map(|_| Version::Luks2),
+            uuid,
+            device: device.map(str::to_owned),
+            holders: holders.iter().map(|h| (*h).to_owned()).collect(),
+            suspended: false,
+        };
+        self.lock().mappings.insert(name.to_owned(), mapping);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for FakeCrypt {
+    fn mappings(&self, _: &Host) -> Result<Vec<MappingState>> {
+        Ok(self.lock().mappings.values().cloned().collect())
+    }
+
+    fn volumes(&self, _: &Host) -> Result<Vec<VolumeState>> {
+        let header = |uuid: &Uuid| Header {
+            version: Version::Luks2,
+            uuid: uuid.clone(),
+            label: String::new(),
+            cipher: "aes-xts-plain64".to_owned(),
+            sector_size: 512,
+            data_offset: 16 << 20,
+            keyslots: Vec::new(),
+            sequence: 1,
+            needs_repair: false,
+        };
+        let inner = self.lock();
+        Ok(inner
+            .volumes
+            .iter()
+            .map(|(device, (uuid, _))| VolumeState::new(device.into(), header(uuid)))
+            .collect())
+    }
+
+    fn open(&self, device: &Path, name: &str, passphrase: &Secret, _: Discards) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        let shown = device.display().to_string();
+        let Some((uuid, right)) = inner.volumes.get(&shown) else {
+            return Err(Error::NotLuks { device: device.to_path_buf() });
+        };
+        if right != passphrase {
+            return Err(Error::WrongPassphrase { device: device.to_path_buf() });
+        }
+        let uuid = uuid.clone();
+        drop(inner);
+        self.put_mapping(name, Some(uuid), Some(shown.trim_start_matches("/dev/")), &[]);
+        Ok(())
+    }
+
+    fn close(&self, _: &Host, name: &str) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        match inner.mappings.get(name) {
+            Some(mapping) if !mapping.holders.is_empty() => Err(Error::Busy {
+                object: format!("/dev/mapper/{name}"),
+                holders: mapping.holders.join(", "),
+            }),
+            _ => {
+                inner.mappings.remove(name);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! From what is open to what is to be open.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use host::{DmName, Impact, Plan};
+
+use crate::Uuid;
+use crate::error::{Error, Result};
+use crate::spec::{Discards, MappingSpec, Source};
+use crate::state::{MappingState, VolumeState};
+
+/// One change. `Display` is the `cryptsetup` line for it; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Step {
+    /// Opens a volume.
+    Open {
+        /// The name it gets.
+        name: DmName,
+        /// The volume.
+        uuid: Uuid,
+        /// The device it is on.
+        device: PathBuf,
+        /// Whether discards pass.
+        discards: Discards,
+    },
+    /// Closes a mapping.
+    Close {
+        /// Its name.
+        name: DmName,
+        /// The volume.
+        uuid: Uuid,
+        /// The device it is on.
+        device: PathBuf,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { name, device, discards, .. } => {
+                let discards = if *discards == Discards::Allowed { " --allow-discards" } else { "" };
+                write!(f, "cryptsetup open{discards} {} {name}", device.display())
+            }
+            Self::Close { name, .. } => write!(f, "cryptsetup close {name}"),
+        }
+    }
+}
+
+impl host::plan::Step for Step {
+    fn undo(&self) -> Vec<Self> {
+        vec![match self.clone() {
+            Self::Open { name, uuid, device, .. } => Self::Close { name, uuid, device },
+            Self::Close { name, uuid, device } => {
+                Self::Open { name, uuid, device, discards: Discards::Blocked }
+            }
+        }]
+    }
+
+    fn impact(&self) -> Impact {
+        match self {
+            Self::Open { .. } => Impact::Online,
+            Self::Close { .. } => Impact::DropsSessions,
+        }
+    }
+}
+
+/// The steps that open what is not open yet. Pure.
+///
+/// # Errors
+/// [`Error::NameTaken`], [`Error::OpenElsewhere`], [`Error::NoVolume`]: then nothing is to be done at all.
+pub fn diff(mappings: &[MappingState], volumes: &[VolumeState], specs: &[MappingSpec]) -> Result<Plan<Step>> {
+    let mut plan = Plan::default();
+    for spec in specs {
+        let volume = volumes.iter().find(|v| match &spec.source {
+            Source::Uuid(uuid) => &v.header.uuid == uuid,
+            Source::Path(path) => &v.device == path,
+        });
+        let wanted = match (&spec.source, volume) {
+            (_, Some(volume)) => &volume.header.uuid,
+            (Source::Uuid(uuid), None) => uuid,
+            (Source::Path(path), None) => return Err(Error::NotLuks { device: path.clone() }),
+        };
+        let by_name = mappings.iter().find(|m| m.name == spec.name.as_str());
+        if let Some(open) = by_name {
+            match (&open.uuid, &open.device) {
+                (Some(uuid), Some(_)) if uuid == wanted => continue,
+                (Some(uuid), None) if uuid == wanted => {
+                    let what = "its disk is gone; close it with cryptsetup close --deferred".to_owned();
+                    return Err(Error::NameTaken { name: spec.name.clone(), what });
+                }
+                (other, _) => {
+                    let what = other
+                        .as_ref()
+                        .map_or("plain dm-crypt or another kind".to_owned(), |u| format!("volume {u}"));
+                    return Err(Error::NameTaken { name: spec.name.clone(), what });
+                }
+            }
+        }
+        if let Some(elsewhere) = mappings.iter().find(|m| m.uuid.as_ref() == Some(wanted)) {
+            return Err(Error::OpenElsewhere {
+                uuid: wanted.clone(),
+                name: spec.name.clone(),
+                open_as: elsewhere.name.clone(),
+            });
+        }
+        let Some(volume) = volume else {
+            let have: Vec<_> =
+                volumes.iter().map(|v| format!("{} on {}", v.header.uuid, v.device.display())).collect();
+            let have = if have.is_empty() {
+                "no disk has a LUKS header".to_owned()
+            } else {
+                format!("here: {}", have.join(", "))
+            };
+            return Err(Error::NoVolume { uuid: wanted.clone(), have });
+        };
+        plan.push(Step::Open {
+            name: spec.name.clone(),
+            uuid: wanted.clone(),
+            device: volume.device.clone(),
+            discards: spec.discards,
+        });
+    }
+    Ok(plan)
+}
