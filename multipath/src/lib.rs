@@ -1,0 +1,191 @@
+//! The initiator side of a storage network: multipath maps, iSCSI discovery and sessions, attach and detach.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use multipath::{AttachSpec, Chap, Deadline, Host, Initiator, Patience, Secret};
+//! let initiator = Initiator::on(&Host::live())?;
+//! let spec = AttachSpec::new(
+//!     "iqn.2026-01.com.example:vm-storage-1".parse()?,
+//!     ["10.1.24.10:3260".parse()?, "10.1.25.10:3260".parse()?],
+//! )
+//! .with_chap(Chap::new("hv1", Secret::read("/etc/sankit/chap")?)?)
+//! .with_patience(Patience::failover());
+//! let disk = initiator.attach(&spec, Deadline::after(Duration::from_secs(60)))?;
+//! println!("{} over {} paths", disk.device.display(), disk.paths.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Maps are read through multipathd's own socket, sessions from sysfs, targets by SendTargets in Rust. Logging in runs `iscsiadm`: iscsid's
+//! interface is an unversioned C structure, and a request of the wrong size freezes it.
+//!
+//! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
+//! Not yet: a kernel backend without multipathd, `watch`, mutual CHAP in discovery, interface binding.
+#![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod attach;
+mod chap;
+mod daemon;
+mod discovery;
+mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
+mod session;
+mod spec;
+mod state;
+mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use error::{Error, Result};
+pub use host::{Deadline, Host, Iqn, Secret, Wwid};
+pub use spec::{AttachSpec, Chap, Patience, Required};
+pub use state::{
+    Attached, CheckerState, Discovered, DiskState, GroupState, MapState, PathInfo, PathState, SessionPhase,
+    SessionState,
+};
+
+/// The multipath maps of a machine, as multipathd has them.
+#[derive(Debug, Clone)]
+pub struct Multipath {
+    client: daemon::Client,
+    timeout: Duration,
+}
+
+impl Multipath {
+    /// The maps of this machine.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn new() -> Result<Self> {
+        Self::on(&Host::live())
+    }
+
+    /// The maps of a machine. The connection is made at the first question and kept.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on a captured tree: multipathd runs on live machines only.
+    pub fn on(host: &Host) -> Result<Self> {
+        if host.run_dir().is_none() {
+            let reason = "multipathd runs on live machines; use multipath::fake in tests".to_owned();
+            return Err(Error::Invalid { object: "host".to_owned(), reason });
+        }
+        Ok(Self { client: daemon::Client::live(), timeout: Duration::from_secs(5) })
+    }
+
+    /// Sets how long a question may take; default 5 s (multipathd itself gives up after 4).
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Lists all maps with their paths: `multipathd show maps json`.
+    ///
+    /// # Errors
+    /// [`Error::NoDaemon`] if multipathd does not run, [`Error::Answer`] if it answers nonsense ("fail": one of its maps is broken).
+    pub fn list(&self) -> Result<Vec<MapState>> {
+        self.ask_maps(Deadline::after(self.timeout))
+    }
+
+    fn ask_maps(&self, deadline: Deadline) -> Result<Vec<MapState>> {
+        const COMMAND: &str = "show maps json";
+        let answer = self.client.ask(COMMAND, deadline)?;
+        wire::maps::parse(&answer).map_err(|reason| match answer.trim() {
+            short if short.len() < 80 && !short.starts_with('{') => {
+                Error::Daemon { command: COMMAND.to_owned(), answer: short.to_owned() }
+            }
+            _ => Error::Answer { command: COMMAND.to_owned(), reason },
+        })
+    }
+
+    /// As `ask_maps`, but a passing refusal ("timeout", "fail" while a map comes or goes) is no maps: the caller looks again.
+    fn list_or_none(&self, deadline: Deadline) -> Result<Vec<MapState>> {
+        match self.ask_maps(deadline) {
+            Err(Error::Daemon { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The map of a disk; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub fn get(&self, wwid: &Wwid) -> Result<Option<MapState>> {
+        Ok(self.list()?.into_iter().find(|map| map.wwid == wwid.as_str()))
+    }
+}
+
+/// The iSCSI initiator of a machine.
+#[derive(Debug, Clone)]
+pub struct Initiator {
+    host: Host,
+    multipath: Multipath,
+}
+
+impl Initiator {
+    /// The initiator of this machine.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on).
+    pub fn new() -> Result<Self> {
+        Self::on(&Host::live())
+    }
+
+    /// The initiator of a machine.
+    ///
+    /// # Errors
+    /// As [`Multipath::on`].
+    pub fn on(host: &Host) -> Result<Self> {
+        Ok(Self { host: host.clone(), multipath: Multipath::on(host)? })
+    }
+
+    /// The maps of the same machine.
+    #[must_use]
+    pub fn multipath(&self) -> &Multipath {
+        &self.multipath
+    }
+
+    /// This machine's iSCSI name, from `/etc/iscsi/initiatorname.iscsi`.
+    ///
+    /// # Errors
+    /// open-iscsi is not set up here.
+    pub fn name(&self) -> Result<Iqn> {
+        let text = self.host.tree().read("/etc/iscsi/initiatorname.iscsi").map_err(Error::Tree)?;
+        let name = text.lines().find_map(|line| line.trim().strip_prefix("InitiatorName="));
+        match name {
+            Some(name) => Ok(Iqn::from_kernel(name.trim())),
+            None => Err(Error::Invalid {
+                object: "/etc/iscsi/initiatorname.iscsi".to_owned(),
+                reason: "it has no line InitiatorName=".to_owned(),
+            }),
+        }
+    }
+
+    /// Asks a portal which targets it has: three round trips. `iscsiadm -m discovery -t st -p PORTAL`.
+    ///
+    /// # Errors
+    /// [`Error::Portal`], [`Error::Login`] with what the status means, [`Error::Protocol`].
+    pub fn discover(
+        &self,
+        portal: SocketAddr,
+        chap: Option<&Chap>,
+        deadline: Deadline,
+    ) -> Result<Vec<Discovered>> {
+        discovery::discover(portal, &self.name()?, chap, deadline)
+    }
+}
+
+/// Asks a portal which targets it has, under any initiator's name: needs neither root nor open-iscsi.
+///
+/// # Errors
+/// As [`Initiator::discover`].
+pub fn discover(
+    portal: SocketAddr,
+    initiator: &Iqn,
+    chap: Option<&Chap>,
+    deadline: Deadline,
+) -> Result<Vec<Discovered>> {
+    discovery::discover(portal, initiator, chap, deadline)
+}

@@ -1,0 +1,229 @@
+//! What is wanted: a target's disk over several portals, and how patient the initiator is.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use host::{Iqn, Secret, Wwid};
+
+/// A user and secret of CHAP.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Chap {
+    /// The user's name.
+    pub user: String,
+    /// The secret; RFC 7143 wants at least 12 bytes.
+    pub secret: Secret,
+}
+
+impl Chap {
+    /// A user and secret.
+    ///
+    /// # Errors
+    /// The name is empty or one of the two holds a control character, which open-iscsi's record cannot.
+    pub fn new(user: impl Into<String>, secret: Secret) -> Result<Self, host::ParseError> {
+        let user = user.into();
+        if user.is_empty() || user.len() > 255 || user.chars().any(char::is_control) {
+            return Err(host::ParseError::new(
+                "CHAP user",
+                user,
+                "1 to 255 bytes without control characters",
+            ));
+        }
+        let bytes = secret.expose();
+        if bytes.is_empty() || bytes.len() > 255 || !bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
+            return Err(host::ParseError::new("CHAP secret", "***", "1 to 255 printable characters"));
+        }
+        Ok(Self { user, secret })
+    }
+
+    /// Another owner of the same secret.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { user: self.user.clone(), secret: self.secret.share() }
+    }
+}
+
+/// How fast a lost connection is noticed and how long I/O waits; written into the node records and multipathd's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Patience {
+    /// An idle connection is pinged this often; 1 s to hours, 0 never. Default 5 s.
+    pub ping_interval: Duration,
+    /// A ping must be answered in this time. Default 5 s.
+    pub ping_timeout: Duration,
+    /// After an error a connection may take this long to come back before its I/O fails over to another path
+    /// (`fast_io_fail_tmo`, which multipathd writes over `replacement_timeout`). Default 5 s.
+    pub recovery: Duration,
+    /// With no path left, I/O waits this long before it fails. Default 120 s.
+    pub queueing: Duration,
+    /// How often multipathd looks at a path. Default 5 s.
+    pub polling: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            ping_interval: seconds(5),
+            ping_timeout: seconds(5),
+            recovery: seconds(5),
+            queueing: seconds(120),
+            polling: seconds(5),
+        }
+    }
+}
+
+impl Patience {
+    /// For targets that move between two nodes: pings every second, paths looked at every second. A connection whose node is gone is noticed
+    /// within 2 s; I/O waits 120 s for a path.
+    #[must_use]
+    pub fn failover() -> Self {
+        let seconds = Duration::from_secs;
+        Self { ping_interval: seconds(1), ping_timeout: seconds(1), polling: seconds(1), ..Self::default() }
+    }
+
+    /// The configuration of multipathd for LIO targets: one file of ours, `/etc/multipath/conf.d/sankit.conf`.
+    ///
+    /// `directio`: multipathd before 0.9.5 (Debian 12) checks LIO's paths with TEST UNIT READY, which LIO always answers, so a dead path
+    /// flaps and the queueing never ends. `no_path_retry` counts polls: queueing time by polling interval, rounded up.
+    /// `max_polling_interval`: healthy paths would else be looked at four times less often, and a path's return seen so much later.
+    #[must_use]
+    pub fn multipath_conf(&self) -> String {
+        let polling = self.polling.as_secs().max(1);
+        let retries = self.queueing.as_secs().div_ceil(polling);
+        let recovery = self.recovery.as_secs().max(1);
+        format!(
+            "# Written by sankit.\n\
+             defaults {{\n    polling_interval {polling}\n    max_polling_interval {polling}\n}}\n\
+             devices {{\n    device {{\n        vendor \"(LIO-ORG|SUSE)\"\n        product \".*\"\n        path_checker directio\n        \
+             detect_checker no\n        hardware_handler \"1 alua\"\n        path_grouping_policy group_by_prio\n        prio alua\n        \
+             failback immediate\n        no_path_retry {retries}\n        fast_io_fail_tmo {recovery}\n    }}\n}}\n"
+        )
+    }
+}
+
+/// A disk of a target that is to be attached over several portals.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AttachSpec {
+    /// The target.
+    pub target: Iqn,
+    /// Its portals; each gives one path.
+    pub portals: Vec<SocketAddr>,
+    /// The number of the disk at the target; default 0.
+    pub lun: u16,
+    /// How the initiator proves who it is.
+    pub chap: Option<Chap>,
+    /// How the target proves who it is (mutual CHAP).
+    pub target_chap: Option<Chap>,
+    /// The disk's identifier, if it is known: anything else found there is refused.
+    pub wwid: Option<Wwid>,
+    /// How patient the initiator is.
+    pub patience: Patience,
+    /// How many portals must work; default all.
+    pub required: Required,
+}
+
+/// How many portals must work for an attach to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Required {
+    /// Every one.
+    #[default]
+    All,
+    /// This many.
+    AtLeast(usize),
+}
+
+impl AttachSpec {
+    /// A target's disk 0 over these portals.
+    #[must_use]
+    pub fn new(target: Iqn, portals: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            target,
+            portals: portals.into_iter().collect(),
+            lun: 0,
+            chap: None,
+            target_chap: None,
+            wwid: None,
+            patience: Patience::default(),
+            required: Required::All,
+        }
+    }
+
+    /// Chooses another disk of the target.
+    #[must_use]
+    pub fn with_lun(mut self, lun: u16) -> Self {
+        self.lun = lun;
+        self
+    }
+
+    /// Logs in with CHAP.
+    #[must_use]
+    pub fn with_chap(mut self, chap: Chap) -> Self {
+        self.chap = Some(chap);
+        self
+    }
+
+    /// Wants the target to prove itself too.
+    #[must_use]
+    pub fn with_target_chap(mut self, chap: Chap) -> Self {
+        self.target_chap = Some(chap);
+        self
+    }
+
+    /// Accepts this disk only.
+    #[must_use]
+    pub fn with_wwid(mut self, wwid: Wwid) -> Self {
+        self.wwid = Some(wwid);
+        self
+    }
+
+    /// Sets the timeouts.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Sets how many portals must work.
+    #[must_use]
+    pub fn with_required(mut self, required: Required) -> Self {
+        self.required = required;
+        self
+    }
+
+    pub(crate) fn needed(&self) -> usize {
+        match self.required {
+            Required::All => self.portals.len(),
+            Required::AtLeast(n) => n.clamp(1, self.portals.len().max(1)),
+        }
+    }
+}
+
+impl fmt::Display for AttachSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} LUN {}", self.target, self.lun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queueing_time_becomes_polls() {
+        let conf = Patience::failover().multipath_conf();
+        assert!(conf.contains("no_path_retry 120") && conf.contains("max_polling_interval 1"), "{conf}");
+        let conf = Patience::default().multipath_conf();
+        assert!(conf.contains("no_path_retry 24") && conf.contains("path_checker directio"), "{conf}");
+        assert_eq!(conf.matches('{').count(), conf.matches('}').count());
+    }
+
+    #[test]
+    fn a_secret_that_a_record_cannot_hold_is_refused_unseen() {
+        let error = Chap::new("user", Secret::from("line\nbreak")).expect_err("newline");
+        assert!(!error.to_string().contains("break"), "{error}");
+    }
+}

@@ -1,0 +1,255 @@
+//! What is seen: maps with their paths, sessions with their portals.
+
+use std::net::SocketAddr;
+
+use host::{Iqn, Wwid};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+            /// A word of a newer version.
+            Other(String),
+        }
+
+        impl $name {
+            /// Reads multipathd's or the kernel's word; an unknown one is kept.
+            #[must_use]
+            pub fn from_word(word: &str) -> Self {
+                match word {
+                    $($word => Self::$variant,)*
+                    other => Self::Other(other.to_owned()),
+                }
+            }
+
+            /// The word.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$variant => $word,)*
+                    Self::Other(word) => word,
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Whether the kernel uses a path.
+    PathState {
+        /// It does.
+        Active = "active",
+        /// It failed.
+        Failed = "failed",
+        /// Not known yet.
+        Undefined = "undef",
+    }
+}
+
+words! {
+    /// What multipathd's checker found.
+    CheckerState {
+        /// I/O passes.
+        Ready = "ready",
+        /// It does not.
+        Faulty = "faulty",
+        /// Usable when the better paths are gone (ALUA standby).
+        Ghost = "ghost",
+        /// It comes and goes.
+        Shaky = "shaky",
+        /// A check is under way.
+        Pending = "i/o pending",
+        /// A check did not end.
+        TimedOut = "i/o timeout",
+        /// Waiting to be used again.
+        Delayed = "delayed",
+        /// The target denies the LUN.
+        Disconnected = "disconnected",
+        /// Not known yet.
+        Undefined = "undef",
+    }
+}
+
+words! {
+    /// Where a session stands (`/sys/class/iscsi_session/sessionN/state`).
+    SessionPhase {
+        /// It works.
+        LoggedIn = "LOGGED_IN",
+        /// Its connection is lost; the initiator reconnects.
+        Failed = "FAILED",
+        /// It is gone.
+        Free = "FREE",
+    }
+}
+
+/// A multipath map.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct MapState {
+    /// Its name: `/dev/mapper/NAME`.
+    pub name: String,
+    /// The disk.
+    pub wwid: String,
+    /// Its node: "dm-3".
+    pub node: String,
+    /// "off", "on", "120 chk", "12 sec": what happens to I/O when no path is left.
+    pub queueing: String,
+    /// Features as the kernel has them: "1 `queue_if_no_path`".
+    pub features: String,
+    /// I/O waits because somebody suspended the map.
+    pub suspended: bool,
+    /// Its path groups, the one in use first.
+    pub groups: Vec<GroupState>,
+}
+
+impl MapState {
+    /// All paths of all groups.
+    pub fn paths(&self) -> impl Iterator<Item = &PathInfo> {
+        self.groups.iter().flat_map(|group| &group.paths)
+    }
+
+    /// How many paths work.
+    #[must_use]
+    pub fn working(&self) -> usize {
+        self.paths().filter(|p| p.state == PathState::Active && p.checker != CheckerState::Faulty).count()
+    }
+}
+
+/// A path group.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct GroupState {
+    /// "active", "enabled", "disabled".
+    pub state: String,
+    /// Its priority.
+    pub priority: i64,
+    /// How I/O is spread over its paths: "service-time 0".
+    pub selector: String,
+    /// Its paths.
+    pub paths: Vec<PathInfo>,
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct PathInfo {
+    /// Its device: "sdb".
+    pub device: String,
+    /// Its number: "8:16".
+    pub number: String,
+    /// Whether the kernel uses it.
+    pub state: PathState,
+    /// What the checker found.
+    pub checker: CheckerState,
+    /// Which checker that is: "directio"; "tur" is wrong for LIO.
+    pub checker_name: String,
+    /// The target it leads to.
+    pub target: String,
+}
+
+/// An iSCSI session of the kernel's initiator.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct SessionState {
+    /// Its number.
+    pub id: u32,
+    /// The target.
+    #[serde(serialize_with = "as_text")]
+    pub target: Iqn,
+    /// The portal it was logged in to.
+    pub portal: Option<SocketAddr>,
+    /// Where it stands.
+    pub phase: SessionPhase,
+    /// How long its I/O waits after an error, in seconds; `None` for ever. This is what is in force, whatever the record says.
+    pub recovery: Option<u32>,
+    /// Its disks.
+    pub disks: Vec<DiskState>,
+}
+
+/// A SCSI disk of a session.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DiskState {
+    /// Its device: "sdb".
+    pub device: String,
+    /// Its number at the target.
+    pub lun: u64,
+    /// Its identifier; `None` if the target gives none.
+    #[serde(serialize_with = "maybe_text")]
+    pub wwid: Option<Wwid>,
+}
+
+fn as_text<S: serde::Serializer>(value: &Iqn, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.as_str())
+}
+
+fn maybe_text<S: serde::Serializer>(value: &Option<Wwid>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(wwid) => serializer.serialize_some(wwid.as_str()),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl GroupState {
+    pub(crate) fn new(state: String, priority: i64, selector: String, paths: Vec<PathInfo>) -> Self {
+        Self { state, priority, selector, paths }
+    }
+}
+
+/// A target that a portal told of, and where it can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Discovered {
+    /// The target.
+    pub target: Iqn,
+    /// Its portals with their portal group tags.
+    pub portals: Vec<(SocketAddr, u16)>,
+}
+
+impl Discovered {
+    pub(crate) fn new(target: Iqn) -> Self {
+        Self { target, portals: Vec::new() }
+    }
+}
+
+/// An attached disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attached {
+    /// The map: `/dev/mapper/NAME`.
+    pub device: std::path::PathBuf,
+    /// The disk.
+    pub wwid: Wwid,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its paths: portal and device.
+    pub paths: Vec<(SocketAddr, String)>,
+    /// Portals that do not work, and why; empty unless fewer than all were required.
+    pub missing: Vec<(SocketAddr, String)>,
+}
+
+impl Attached {
+    pub(crate) fn new(
+        device: std::path::PathBuf,
+        wwid: Wwid,
+        size: u64,
+        paths: Vec<(SocketAddr, String)>,
+    ) -> Self {
+        Self { device, wwid, size, paths, missing: Vec::new() }
+    }
+}
