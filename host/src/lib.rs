@@ -62,4 +62,4 @@ pub use secret::Secret;
 pub use signature::Signature;
 pub use tree::Tree;
 pub use units::{Bytes, Sectors};
-pub use watch::Watch;
+pub use watch::{Source, Watch};

@@ -53,7 +53,7 @@ impl<'a> Executor<'a> {
     pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
         let message = match step {
             Step::Sysctl { path, to, .. } => return self.host.tree().write(path, to).map_err(Error::Sysctl),
-            Step::CreateBond { name, bond, mtu } => link::create_bond(name, &options(bond), *mtu),
+            Step::CreateBond { name, bond, mtu, mac } => link::create_bond(name, &options(bond), *mtu, *mac),
             Step::CreateVlan { name, parent, id, mtu, controller } => {
                 let parent = self.index(parent)?;
                 let controller = controller.as_ref().map(|c| self.index(c)).transpose()?;

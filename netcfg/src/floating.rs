@@ -66,18 +66,35 @@ impl FloatingAddr {
     /// # Errors
     /// The link is not there or is not Ethernet, or the process lacks `CAP_NET_RAW`.
     pub fn announce(&self, host: &Host) -> Result<()> {
+        Self::announce_all(host, std::slice::from_ref(self))
+    }
+
+    /// Announces several addresses at once. The kernel waits for a grace period whenever a packet socket is closed (`packet_release`,
+    /// `net/packet/af_packet.c`): tens to hundreds of milliseconds. Here that is paid once, after the last frame has left.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub fn announce_all(host: &Host, addresses: &[Self]) -> Result<()> {
         let mut socket = host.nl().open(nl::Protocol::Route).map_err(Error::Read)?;
-        let reply =
-            socket.ask(&link::get(&self.link), Deadline::after(ONE)).map_err(|e| self.refused("find", e))?;
-        let link = link::parse(&reply)?;
-        let Ok(mac) = <[u8; 6]>::try_from(link.mac.as_slice()) else {
-            return Err(Error::Invalid {
-                object: self.link.to_string(),
-                reason: "it is no Ethernet link: there is nobody to announce to".to_owned(),
-            });
-        };
-        sys::send_frames(link.index, &announce::frames(self.prefix.address, mac))
-            .map_err(|source| Error::Announce { object: format!("{} on {}", self.prefix, self.link), source })
+        let mut frames = Vec::new();
+        for address in addresses {
+            let reply = socket
+                .ask(&link::get(&address.link), Deadline::after(ONE))
+                .map_err(|e| address.refused("find", e))?;
+            let link = link::parse(&reply)?;
+            let Ok(mac) = <[u8; 6]>::try_from(link.mac.as_slice()) else {
+                return Err(Error::Invalid {
+                    object: address.link.to_string(),
+                    reason: "it is no Ethernet link: there is nobody to announce to".to_owned(),
+                });
+            };
+            let all = announce::frames(address.prefix.address, mac);
+            frames.extend(all.into_iter().map(|frame| (link.index, frame)));
+        }
+        sys::send_frames(&frames).map_err(|source| {
+            let shown: Vec<_> = addresses.iter().map(|a| format!("{} on {}", a.prefix, a.link)).collect();
+            Error::Announce { object: shown.join(", "), source }
+        })
     }
 
     /// Lets go of the address; `false` if this machine did not have it. `ip addr del`. Packets to it are dropped from then on, silently.

@@ -33,6 +33,10 @@ pub enum Step {
         bond: BondSpec,
         /// Its MTU.
         mtu: Option<u32>,
+        /// Its hardware address: that of the card its first port is or stands on. Left to itself, udev gives a new bond an address made
+        /// from the machine's id (`MACAddressPolicy=persistent`), at some moment after it was made; two machines cloned from one image
+        /// then share an address and cannot talk.
+        mac: Option<[u8; 6]>,
     },
     /// Makes a VLAN, enslaved in the same message if it is a port.
     CreateVlan {
@@ -133,9 +137,13 @@ impl fmt::Display for Step {
                 let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
                 write!(f, "sysctl -w {key}=\"{to}\"")
             }
-            Self::CreateBond { name, bond, mtu } => {
+            Self::CreateBond { name, bond, mtu, mac } => {
                 let miimon = bond.miimon.as_millis();
-                write!(f, "ip link add {name}{} type bond mode {} miimon {miimon}", mtu_of(mtu), bond.mode)?;
+                let mac = mac.map(|[a, b, c, d, e, f]| {
+                    format!(" address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+                });
+                let (mac, mtu) = (mac.unwrap_or_default(), mtu_of(mtu));
+                write!(f, "ip link add {name}{mac}{mtu} type bond mode {} miimon {miimon}", bond.mode)?;
                 if miimon > 0 {
                     let (up, down) = (bond.up_delay.as_millis(), bond.down_delay.as_millis());
                     write!(f, " updelay {up} downdelay {down}")?;
@@ -334,6 +342,16 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// The hardware address of the card that a link is or stands on.
+    fn card_mac(&self, name: &IfName, guard: usize) -> Option<[u8; 6]> {
+        match self.spec.link(name).map(|link| &link.kind) {
+            Some(LinkKind::Vlan { parent, .. }) if guard < self.spec.links.len() => {
+                self.card_mac(parent, guard + 1)
+            }
+            _ => self.seen(name).and_then(|seen| seen.mac.as_slice().try_into().ok()),
+        }
+    }
+
     fn raise_mtu(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
         if let (Some(to), Some(seen)) = (link.mtu, self.seen(&link.name))
             && to > seen.mtu
@@ -351,7 +369,8 @@ impl<'a> Planner<'a> {
     fn bond(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) -> Result<()> {
         let name = link.name.clone();
         let Some(seen) = self.seen(&link.name) else {
-            plan.push(Step::CreateBond { name, bond: bond.clone(), mtu: link.mtu });
+            let mac = bond.ports.first().and_then(|port| self.card_mac(port, 0));
+            plan.push(Step::CreateBond { name, bond: bond.clone(), mtu: link.mtu, mac });
             return Ok(());
         };
         let LinkKindState::Bond(now) = &seen.kind else {

@@ -49,7 +49,7 @@ fn the_plan_reads_as_a_person_would_type_it() -> conformance::Outcome {
     let text = plan.to_string();
     for line in [
         "ip link set int1 mtu 9000",
-        "ip link add bond_vlan2 mtu 1500 type bond mode active-backup miimon 100 updelay 200 downdelay 200",
+        "ip link add bond_vlan2 address 52:54:00:00:00:02 mtu 1500 type bond mode active-backup miimon 100 updelay 200 downdelay 200",
         "ip link add link int1 name int1.2 mtu 1500 master bond_vlan2 type vlan id 2",
         "ip link set bond_vlan2 type bond primary int1.2",
         "ip addr add 10.1.0.100/24 dev bond_vlan2",

@@ -109,8 +109,17 @@ pub(crate) fn create_vlan(
     })
 }
 
-pub(crate) fn create_bond(name: &IfName, options: &[BondOption], mtu: Option<u32>) -> Message {
-    create(name, mtu).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, options))
+pub(crate) fn create_bond(
+    name: &IfName,
+    options: &[BondOption],
+    mtu: Option<u32>,
+    mac: Option<[u8; 6]>,
+) -> Message {
+    let message = match mac {
+        Some(mac) => create(name, mtu).with(IFLA_ADDRESS, &mac),
+        None => create(name, mtu),
+    };
+    message.with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, options))
 }
 
 pub(crate) fn set_bond(index: u32, options: &[BondOption]) -> Message {
@@ -292,7 +301,7 @@ mod tests {
             InfoBond::Primary(7),
             InfoBond::NumPeerNotif(3),
         ]);
-        assert_eq!(info(&oracle(&create_bond(&name, &options, None))), expected);
+        assert_eq!(info(&oracle(&create_bond(&name, &options, None, None))), expected);
         // And we read it back ourselves.
         let message = set_bond(4, &options);
         let link = parse(&Reply::new(RTM_NEWLINK, 0, 1, message.body().to_vec())).expect("reads");
