@@ -1,0 +1,269 @@
+//! The way to the kernel: one socket, kept open, on a thread of its own.
+//!
+//! DRBD 8.4 carries a command out inside `sendmsg(2)`, under the lock of all generic netlink commands: a disk that hangs makes the send
+//! hang, and no `poll(2)` bounds it. So the send happens on a worker thread, and the caller stops waiting at its deadline. The worker is
+//! given up then; the next call gets a new one. A job that has not begun by its deadline is never begun.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use host::nl::genl::Family;
+use host::nl::{Message, Protocol, Reply, Socket, flags};
+use host::{Deadline, Host};
+
+use crate::state::Dialect;
+use crate::wire::{Command, Packet};
+use crate::{Error, Refusal, Result};
+
+/// The name of the family (`GENL_MAGIC_FAMILY`, `include/linux/drbd_genl_api.h`).
+pub(crate) const FAMILY: &str = "drbd";
+
+type NlResult<T> = std::result::Result<T, host::nl::Error>;
+
+enum Job {
+    Resolve(Sender<NlResult<Option<Family>>>),
+    Ask(Message, Sender<NlResult<Reply>>),
+    Dump(Message, Sender<NlResult<Vec<Reply>>>),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    worker: Option<Sender<(Job, Deadline)>>,
+    family: Option<Family>,
+}
+
+/// The way to the kernel.
+#[derive(Debug)]
+pub(crate) struct Link {
+    host: Host,
+    shared: Mutex<Shared>,
+}
+
+/// What a call is about, for its error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct About<'a> {
+    pub(crate) command: Command,
+    pub(crate) object: &'a str,
+    pub(crate) deadline: Deadline,
+}
+
+impl About<'_> {
+    pub(crate) fn timeout(&self) -> Error {
+        Error::Timeout { command: self.command.1, object: self.object.to_owned(), info: Vec::new() }
+    }
+
+    pub(crate) fn failed(&self, source: host::nl::Error) -> Error {
+        match source {
+            host::nl::Error::TimedOut => self.timeout(),
+            source => Error::Netlink { command: self.command.1, object: self.object.to_owned(), source },
+        }
+    }
+
+    pub(crate) fn refused(&self, code: i32, info: Vec<String>) -> Error {
+        let refusal = Refusal::from_code(code);
+        Error::Refused { command: self.command.1, object: self.object.to_owned(), refusal, info }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(host: &Host) -> Self {
+        Self { host: host.clone(), shared: Mutex::default() }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the kernel for the family and remembers it; `None` if DRBD is not loaded.
+    pub(crate) fn resolve(&self, about: About<'_>) -> Result<Option<Family>> {
+        let family = self.run(about, Job::Resolve)?;
+        if let Some(version) =
+            family.as_ref().map(|f| f.version).filter(|v| Dialect::of_version(*v).is_none())
+        {
+            return Err(Error::Unsupported { version });
+        }
+        self.shared().family.clone_from(&family);
+        Ok(family)
+    }
+
+    /// The remembered family.
+    pub(crate) fn family(&self, about: About<'_>) -> Result<Family> {
+        if let Some(family) = self.shared().family.clone() {
+            return Ok(family);
+        }
+        self.resolve(about)?.ok_or(Error::NotLoaded { source: None })
+    }
+
+    /// Sends a command and returns its answer, whatever its code.
+    pub(crate) fn ask(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<Reply> {
+        self.call(about, |family, back| Job::Ask(build(family), back))
+    }
+
+    /// Asks for a table.
+    pub(crate) fn dump(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<Vec<Reply>> {
+        self.call(about, |family, back| Job::Dump(build(family), back))
+    }
+
+    /// Sends a command until it is carried out or refused for good; returns the code of success. A connection that is just changing its
+    /// state (-18) is waited for, 62.5 ms at first and twice as long each time, as drbdsetup does.
+    pub(crate) fn change(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<i32> {
+        let mut pause = std::time::Duration::from_micros(62_500);
+        loop {
+            let reply = self.ask(about, &build)?;
+            let packet = Packet::parse(&reply)?;
+            log::debug!("{} {}: code {}", about.command.1, about.object, packet.code);
+            if packet.is_success() {
+                return Ok(packet.code);
+            }
+            let error = about.refused(packet.code, packet.texts());
+            let transient = packet.code == Refusal::InTransientState.code();
+            if !transient || !about.deadline.pause(pause) {
+                return Err(error);
+            }
+            pause = pause.saturating_mul(2).min(std::time::Duration::from_secs(10));
+        }
+    }
+
+    fn call<T>(&self, about: About<'_>, job: impl Fn(&Family, Sender<NlResult<T>>) -> Job) -> Result<T> {
+        let family = self.family(about)?;
+        match self.run(about, |back| job(&family, back)) {
+            // The number of the family is no more: the module was unloaded, and perhaps loaded again.
+            Err(Error::Netlink { source: host::nl::Error::Kernel { errno: libc::ENOENT, .. }, .. }) => {
+                self.shared().family = None;
+                let family = self.family(about)?;
+                self.run(about, |back| job(&family, back))
+            }
+            other => other,
+        }
+    }
+
+    fn run<T>(&self, about: About<'_>, job: impl FnOnce(Sender<NlResult<T>>) -> Job) -> Result<T> {
+        let (back, answer) = mpsc::channel();
+        self.submit(job(back), about.deadline);
+        // The worker answers a little after the deadline where the kernel is merely slow to answer a message already taken.
+        match answer.recv_timeout(about.deadline.left()) {
+            Ok(result) => result.map_err(|error| about.failed(error)),
+            Err(RecvTimeoutError::Timeout) => {
+                self.shared().worker = None;
+                Err(about.timeout())
+            }
+            // The worker skipped the job because its time was over, or could not go on.
+            Err(RecvTimeoutError::Disconnected) => {
+                self.shared().worker = None;
+                Err(about.timeout())
+            }
+        }
+    }
+
+    fn submit(&self, job: Job, deadline: Deadline) {
+        let mut shared = self.shared();
+        let job = match &shared.worker {
+            None => (job, deadline),
+            Some(worker) => match worker.send((job, deadline)) {
+                Ok(()) => return,
+                // It ended; a new one takes the job.
+                Err(mpsc::SendError(job)) => job,
+            },
+        };
+        let (jobs, inbox) = mpsc::channel::<(Job, Deadline)>();
+        let host = self.host.clone();
+        let spawned = std::thread::Builder::new().name("drbd-netlink".to_owned()).spawn(move || {
+            let mut socket = None;
+            for (job, deadline) in inbox {
+                if !deadline.is_over() {
+                    job.carry_out(&host, &mut socket, deadline);
+                }
+            }
+        });
+        match spawned {
+            Ok(_) => {
+                // The receiver is alive: the thread has just been made.
+                if jobs.send(job).is_ok() {
+                    shared.worker = Some(jobs);
+                }
+            }
+            Err(error) => log::debug!("cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl Job {
+    fn carry_out(self, host: &Host, socket: &mut Option<Socket>, deadline: Deadline) {
+        match self {
+            Self::Resolve(back) => {
+                answer(&back, with(host, socket, |s| Family::resolve(s, FAMILY, deadline)))
+            }
+            Self::Ask(message, back) => answer(&back, with(host, socket, |s| s.ask(&message, deadline))),
+            Self::Dump(message, back) => answer(&back, dump(host, socket, &message, deadline)),
+        }
+    }
+}
+
+/// Runs an exchange on the one socket, which is opened by the first.
+fn with<T>(
+    host: &Host,
+    socket: &mut Option<Socket>,
+    f: impl FnOnce(&mut Socket) -> NlResult<T>,
+) -> NlResult<T> {
+    let socket = match socket {
+        Some(socket) => socket,
+        None => socket.insert(host.nl().open(Protocol::Generic)?),
+    };
+    f(socket)
+}
+
+/// Asks for a table.
+///
+/// A filter that names no resource makes the kernel repeat its refusal for ever (`drbd_adm_dump_devices` and its kin leave the
+/// dump where it stands, `drbd_nl.c`), so the first refusal ends the reading, and closing the socket ends the dump.
+fn dump(
+    host: &Host,
+    socket: &mut Option<Socket>,
+    message: &Message,
+    deadline: Deadline,
+) -> NlResult<Vec<Reply>> {
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    let seq = with(host, socket, |s| s.send(&message.clone().with_flags(flags::DUMP)))?;
+    let mut replies = Vec::new();
+    loop {
+        let reply = with(host, socket, |s| s.event(deadline))?.ok_or(host::nl::Error::TimedOut);
+        let reply = match reply {
+            Ok(reply) if reply.seq != seq => continue,
+            Ok(reply) => reply,
+            Err(error) => {
+                // A dump that still runs would stand in the way of the next.
+                *socket = None;
+                return Err(error);
+            }
+        };
+        match reply.kind {
+            ERROR | DONE => {
+                let code = reply.body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+                if code < 0 {
+                    return Err(host::nl::Error::Kernel {
+                        errno: code.saturating_neg(),
+                        message: None,
+                        offset: None,
+                    });
+                }
+                return Ok(replies);
+            }
+            _ => {
+                let is_refusal = !Packet::parse(&reply)?.is_success();
+                replies.push(reply);
+                if is_refusal {
+                    *socket = None;
+                    return Ok(replies);
+                }
+            }
+        }
+    }
+}
+
+fn answer<T>(back: &Sender<T>, result: T) {
+    // Nobody waits any more: the caller's deadline passed.
+    if back.send(result).is_err() {
+        log::debug!("an answer came after the deadline");
+    }
+}

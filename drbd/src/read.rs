@@ -1,0 +1,128 @@
+//! Reading states: four dumps, joined in memory.
+
+use host::Deadline;
+use host::nl::Reply;
+
+use crate::link::About;
+use crate::state::{Tree, absorb, insert_progress, progress_of};
+use crate::wire::{Command, Context, NO_MINOR, Packet, request};
+use crate::{Drbd, Refusal, ResourceName, ResourceState, Result};
+
+/// What a dump answers for a filter that names no resource (`ERR_RES_NOT_KNOWN`).
+const NOT_KNOWN: i32 = 158;
+
+impl Drbd {
+    /// Lists all resources of the kernel, whoever made them. `drbdsetup status`, `drbdsetup show`.
+    ///
+    /// Four requests whatever the number of resources, and one more while something syncs. The four tables are read one after the
+    /// other, so a change in between may show in one and not in another; [`watch`](Self::watch) sees a consistent picture.
+    ///
+    /// # Errors
+    /// The exchange with the kernel failed.
+    #[doc(alias = "drbdsetup status")]
+    pub fn list(&self) -> Result<Vec<ResourceState>> {
+        self.read(None, self.deadline()).map(|tree| tree.into_values().collect())
+    }
+
+    /// Reads one resource, `None` if there is none of this name. `drbdsetup status NAME`.
+    ///
+    /// One request if it is not there, else four, and one more for each volume that syncs.
+    ///
+    /// # Errors
+    /// The exchange with the kernel failed.
+    pub fn get(&self, name: &ResourceName) -> Result<Option<ResourceState>> {
+        self.get_before(name, self.deadline())
+    }
+
+    pub(crate) fn get_before(
+        &self,
+        name: &ResourceName,
+        deadline: Deadline,
+    ) -> Result<Option<ResourceState>> {
+        self.read(Some(name), deadline).map(|tree| tree.into_values().next())
+    }
+
+    fn read(&self, name: Option<&ResourceName>, deadline: Deadline) -> Result<Tree> {
+        let mut tree = Tree::new();
+        for reply in self.table(Command::GET_RESOURCES, None, deadline)? {
+            let packet = Packet::parse(&reply)?;
+            // The kernel does not filter this table.
+            if name.is_none_or(|name| packet.context.resource.as_deref() == Some(name.as_str())) {
+                absorb(self.dialect, &mut tree, &packet, false);
+            }
+        }
+        if tree.is_empty() {
+            return Ok(tree);
+        }
+        for command in [Command::GET_DEVICES, Command::GET_CONNECTIONS, Command::GET_PEER_DEVICES] {
+            for reply in self.table(command, name, deadline)? {
+                absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
+            }
+        }
+        self.add_progress(name.is_some(), &mut tree, deadline)?;
+        Ok(tree)
+    }
+
+    /// One of the four tables, of one resource or of all. Nothing if the resource is not known.
+    pub(crate) fn table(
+        &self,
+        command: Command,
+        name: Option<&ResourceName>,
+        deadline: Deadline,
+    ) -> Result<Vec<Reply>> {
+        let about = About { command, object: name.map_or("all", |name| name.as_str()), deadline };
+        let replies = self.link.dump(about, |family| {
+            let message = request(family, command, NO_MINOR, 0);
+            match name.filter(|_| command != Command::GET_RESOURCES) {
+                // Without bit 14, as drbdsetup does it: the filter is looked up by hand (find_cfg_context_attr, drbd_nl.c).
+                Some(name) => Context::resource(name.as_str()).encode(message, crate::wire::MANDATORY),
+                None => message,
+            }
+        })?;
+        for reply in &replies {
+            let packet = Packet::parse(reply)?;
+            match packet.code {
+                NOT_KNOWN => return Ok(Vec::new()),
+                _ if packet.is_success() => {}
+                code => return Err(about.refused(code, packet.texts())),
+            }
+        }
+        Ok(replies)
+    }
+
+    /// DRBD 8.4 tells the total of a resync only in the older `DRBD_ADM_GET_STATUS`.
+    fn add_progress(&self, single: bool, tree: &mut Tree, deadline: Deadline) -> Result<()> {
+        let syncing = |state: &ResourceState| -> Vec<_> {
+            let peers = state.connections.iter().flat_map(|c| &c.volumes).filter(|v| v.repl.is_syncing());
+            peers.filter_map(|peer| state.volume(peer.volume)).map(|v| (v.volume, v.minor)).collect()
+        };
+        let about = About { command: Command::GET_STATUS, object: "all", deadline };
+        if single {
+            for state in tree.values_mut() {
+                for (volume, minor) in syncing(state) {
+                    let about = About { object: state.name.as_str(), ..about };
+                    let reply = self
+                        .link
+                        .ask(about, |family| request(family, Command::GET_STATUS, minor.get(), 0))?;
+                    let progress = progress_of(&Packet::parse(&reply)?);
+                    insert_progress(state, volume, progress);
+                }
+            }
+        } else if tree.values().any(|state| !syncing(state).is_empty()) {
+            for reply in self.link.dump(about, |family| request(family, Command::GET_STATUS, NO_MINOR, 0))? {
+                let packet = Packet::parse(&reply)?;
+                let name = packet.context.resource.as_deref().map(ResourceName::from_kernel);
+                let state = name.and_then(|name| tree.get_mut(&name));
+                if let (Some(state), Some(volume)) = (state, packet.context.volume) {
+                    insert_progress(state, volume.into(), progress_of(&packet));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the kernel said that the resource is not there.
+pub(crate) fn is_unknown(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::UnknownResource | Refusal::UnknownMinor)
+}

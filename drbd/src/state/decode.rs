@@ -1,0 +1,243 @@
+//! From messages to states. Dumps and events carry the same nests, so one function takes both.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use host::Sectors;
+use host::nl::Attribute;
+
+use super::{
+    ConnState, ConnectionState, Dialect, DiskState, Paused, PeerVolumeCounters, PeerVolumeState, Progress,
+    ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
+};
+use crate::wire::{Command, Packet, nest};
+use crate::{DiskOptions, MetaDisk, Minor, NetOptions, ResourceName, ResourceOptions, Volume};
+
+/// The resources of a kernel.
+pub(crate) type Tree = BTreeMap<ResourceName, ResourceState>;
+
+impl Dialect {
+    fn disk_state(self, number: u32) -> DiskState {
+        match self {
+            Self::Drbd84 => DiskState::from_number(number),
+        }
+    }
+}
+
+/// Enters a message of a dump or an event into the tree; `gone` is an event that says that the object is destroyed.
+///
+/// An object whose resource is not in the tree is passed over: dumps are not atomic between each other, and a connection that has
+/// never been configured is none.
+pub(crate) fn absorb(dialect: Dialect, tree: &mut Tree, packet: &Packet<'_>, gone: bool) {
+    let Some(name) = packet.context.resource.as_deref().map(ResourceName::from_kernel) else { return };
+    let is = |dump: Command, event: Command| [dump.0, event.0].contains(&packet.command);
+    if is(Command::GET_RESOURCES, Command::RESOURCE_STATE) {
+        if gone {
+            tree.remove(&name);
+        } else {
+            resource(tree, name, packet);
+        }
+        return;
+    }
+    let Some(state) = tree.get_mut(&name) else { return };
+    if is(Command::GET_DEVICES, Command::DEVICE_STATE) {
+        device(dialect, state, packet, gone);
+    } else if is(Command::GET_CONNECTIONS, Command::CONNECTION_STATE) {
+        connection(state, packet, gone);
+    } else if is(Command::GET_PEER_DEVICES, Command::PEER_DEVICE_STATE) {
+        peer_device(dialect, state, packet, gone);
+    }
+}
+
+fn resource(tree: &mut Tree, name: ResourceName, packet: &Packet<'_>) {
+    let state = tree.entry(name.clone()).or_insert_with(|| ResourceState {
+        name,
+        role: Role::Unknown,
+        suspended: Suspended::default(),
+        volumes: Vec::new(),
+        connections: Vec::new(),
+        options: None,
+    });
+    if let Some(nest) = packet.nest(nest::RESOURCE_OPTS) {
+        state.options = Some(ResourceOptions::decode(nest));
+    }
+    each(packet.nest(nest::RESOURCE_INFO), |field| match field.kind {
+        1 => state.role = Role::from_number(field.u32().unwrap_or_default()),
+        2 => state.suspended.user = flag(field),
+        3 => state.suspended.no_data = flag(field),
+        4 => state.suspended.fencing = flag(field),
+        _ => {}
+    });
+}
+
+fn device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
+    let Some(volume) = packet.context.volume.map(Volume) else { return };
+    if gone {
+        state.volumes.retain(|v| v.volume != volume);
+        return;
+    }
+    let place = match state.volumes.binary_search_by_key(&volume, |v| v.volume) {
+        Ok(place) => place,
+        Err(place) => {
+            let fresh = VolumeState {
+                volume,
+                minor: Minor::from_kernel(packet.minor),
+                disk: DiskState::Diskless,
+                size: Sectors(0),
+                disk_path: None,
+                meta_disk: None,
+                current_uuid: 0,
+                options: None,
+                counters: VolumeCounters::default(),
+            };
+            state.volumes.insert(place, fresh);
+            place
+        }
+    };
+    let Some(entry) = state.volumes.get_mut(place) else { return };
+    entry.minor = Minor::from_kernel(packet.minor);
+    if let Some(conf) = packet.nest(nest::DISK_CONF) {
+        disk_conf(entry, conf);
+    }
+    each(packet.nest(nest::DEVICE_INFO), |field| {
+        if field.kind == 1 {
+            entry.disk = dialect.disk_state(field.u32().unwrap_or_default());
+        }
+    });
+    each(packet.nest(nest::DEVICE_STATISTICS), |field| match field.kind {
+        1 => entry.size = sectors(field),
+        2 => entry.counters.read = sectors(field),
+        3 => entry.counters.written = sectors(field),
+        6 => entry.counters.upper_pending = field.u32().unwrap_or_default(),
+        7 => entry.counters.lower_pending = field.u32().unwrap_or_default(),
+        12 => entry.current_uuid = field.u64().unwrap_or_default(),
+        _ => {}
+    });
+}
+
+fn disk_conf(entry: &mut VolumeState, conf: &Attribute<'_>) {
+    let (mut disk, mut meta, mut index) = (None, None, MetaDisk::INTERNAL);
+    each(Some(conf), |field| match field.kind {
+        1 => disk = field.text().map(PathBuf::from),
+        2 => meta = field.text().map(PathBuf::from),
+        3 => index = field.u32().map_or(index, u32::cast_signed),
+        _ => {}
+    });
+    entry.meta_disk = meta.map(|meta| MetaDisk::from_index(meta, index));
+    entry.disk_path = disk;
+    entry.options = Some(DiskOptions::decode(conf));
+}
+
+fn connection(state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
+    // DRBD 8.4 has one connection a resource. One without addresses has never been configured, or is no more.
+    let Some((local, peer)) = packet.context.addresses.filter(|_| !gone) else {
+        if gone {
+            state.connections.clear();
+        }
+        return;
+    };
+    let known = state.connections.first().is_some_and(|c| (c.local, c.peer) == (local, peer));
+    if !known {
+        state.connections = vec![ConnectionState {
+            local,
+            peer,
+            state: ConnState::StandAlone,
+            peer_role: Role::Unknown,
+            volumes: Vec::new(),
+            options: None,
+            congested: false,
+        }];
+    }
+    let Some(entry) = state.connections.first_mut() else { return };
+    if let Some(conf) = packet.nest(nest::NET_CONF) {
+        entry.options = Some(NetOptions::decode(conf));
+    }
+    each(packet.nest(nest::CONNECTION_INFO), |field| match field.kind {
+        1 => entry.state = ConnState::from_number(field.u32().unwrap_or_default()),
+        2 => entry.peer_role = Role::from_number(field.u32().unwrap_or_default()),
+        _ => {}
+    });
+    each(packet.nest(nest::CONNECTION_STATISTICS), |field| {
+        if field.kind == 1 {
+            entry.congested = flag(field);
+        }
+    });
+}
+
+fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
+    // The header's minor is the volume's number when the dump was filtered by resource (a bug of the kernel): the context is right.
+    let Some(volume) = packet.context.volume.map(Volume) else { return };
+    let Some(connection) = state.connections.first_mut() else { return };
+    if gone {
+        connection.volumes.retain(|v| v.volume != volume);
+        return;
+    }
+    let place = match connection.volumes.binary_search_by_key(&volume, |v| v.volume) {
+        Ok(place) => place,
+        Err(place) => {
+            let fresh = PeerVolumeState {
+                volume,
+                repl: ReplState::Off,
+                peer_disk: DiskState::DUnknown,
+                out_of_sync: Sectors(0),
+                resync: None,
+                paused: Paused::default(),
+                counters: PeerVolumeCounters::default(),
+            };
+            connection.volumes.insert(place, fresh);
+            place
+        }
+    };
+    let Some(entry) = connection.volumes.get_mut(place) else { return };
+    each(packet.nest(nest::PEER_DEVICE_INFO), |field| match field.kind {
+        1 => entry.repl = ReplState::from_number(field.u32().unwrap_or_default()),
+        2 => entry.peer_disk = dialect.disk_state(field.u32().unwrap_or_default()),
+        3 => entry.paused.user = field.u32().unwrap_or_default() != 0,
+        4 => entry.paused.peer = field.u32().unwrap_or_default() != 0,
+        5 => entry.paused.dependency = field.u32().unwrap_or_default() != 0,
+        _ => {}
+    });
+    each(packet.nest(nest::PEER_DEVICE_STATISTICS), |field| match field.kind {
+        1 => entry.counters.received = sectors(field),
+        2 => entry.counters.sent = sectors(field),
+        3 => entry.counters.pending = field.u32().unwrap_or_default(),
+        4 => entry.counters.unacked = field.u32().unwrap_or_default(),
+        5 => entry.out_of_sync = sectors(field),
+        _ => {}
+    });
+}
+
+/// How far a resync is, from the answer to `DRBD_ADM_GET_STATUS`: only its `struct state_info` has the total, in bits of 4 KiB, and only
+/// while a resync is going on.
+pub(crate) fn progress_of(packet: &Packet<'_>) -> Option<Progress> {
+    const SECTORS_A_BIT: u64 = 8;
+    let bits = |number| {
+        let bits = packet.field(nest::STATE_INFO, number)?.u64()?;
+        Some(Sectors(bits.saturating_mul(SECTORS_A_BIT)))
+    };
+    let total = bits(11)?;
+    Some(Progress::new(total, bits(10)?, bits(12).unwrap_or_default()))
+}
+
+/// Enters the progress of one volume's resync.
+pub(crate) fn insert_progress(state: &mut ResourceState, volume: Volume, progress: Option<Progress>) {
+    for peer in state.connections.iter_mut().flat_map(|c| c.volumes.iter_mut()) {
+        if peer.volume == volume && peer.repl.is_syncing() {
+            peer.resync = progress;
+        }
+    }
+}
+
+fn each<'a>(nest: Option<&Attribute<'a>>, mut f: impl FnMut(&Attribute<'a>)) {
+    if let Some(nest) = nest {
+        nest.nested().flatten().for_each(|field| f(&field));
+    }
+}
+
+fn flag(field: &Attribute<'_>) -> bool {
+    field.u8().unwrap_or_default() != 0
+}
+
+fn sectors(field: &Attribute<'_>) -> Sectors {
+    Sectors(field.u64().unwrap_or_default())
+}
