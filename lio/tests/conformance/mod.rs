@@ -1,0 +1,586 @@
+//! What must hold on every LIO, be it the fake or a kernel. Plain functions, so that two test programs can run them.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod broken;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use host::plan::KillPoint;
+use host::tree::Kind;
+use lio::wire::defaults;
+use lio::{
+    Access, AclSpec, BackstoreSpec, DemoMode, Enabled, ErrorKind, Host, Impact, Iqn, Lio, Lun, Plan, Secret,
+    Step, Tag, TargetSpec, UnitSerial,
+};
+
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+pub type Case = fn(&Bench) -> Outcome;
+
+/// A machine to try things on.
+pub struct Bench {
+    pub host: Host,
+    /// Block devices nobody uses.
+    pub disks: Vec<PathBuf>,
+    /// How many of the points at which a plan can break are tried.
+    pub points: usize,
+    /// Makes a TCP port look taken; the value keeps it so.
+    pub take_port: fn(&Self, u16) -> Option<TcpListener>,
+}
+
+const TARGET: &str = "/sys/kernel/config/target";
+
+pub const CASES: &[(&str, Case)] = &[
+    ("a_target_is_made_seen_and_removed", made_seen_removed),
+    ("a_second_ensure_only_reads", second_ensure_reads),
+    ("enabling_is_the_last_step_and_disabling_the_first", enabling_is_last),
+    ("a_fresh_target_has_the_defaults_of_the_table", defaults_hold),
+    ("every_failing_step_leaves_the_tree_as_before", broken::failing_steps),
+    ("after_every_stop_a_second_run_converges", broken::stopped_steps),
+    ("every_failing_step_of_a_removal_brings_all_back", broken::failing_removal),
+    ("after_every_stop_of_a_removal_a_second_run_ends_it", broken::stopped_removal),
+    ("every_failing_change_leaves_the_tree_as_before", broken::failing_changes),
+    ("the_undo_of_a_plan_leads_back", broken::undo_leads_back),
+    ("what_is_not_named_any_more_is_removed", extras_go),
+    ("a_changed_value_is_one_step", one_step),
+    ("passwords_are_compared_and_never_shown", passwords),
+    ("enable_and_disable_say_what_they_changed", switches),
+    ("a_portal_of_a_sibling_group_is_a_conflict", sibling_portal),
+    ("a_taken_port_is_named", taken_port),
+    ("ipv6_portals_have_one_spelling", ipv6),
+    ("what_cannot_change_while_exported_is_a_conflict", exported),
+    ("two_disks_of_one_serial_are_refused", twins),
+    ("a_claimed_device_names_its_holder", claimed),
+    ("a_missing_device_is_named", missing_device),
+    ("an_attribute_the_kernel_has_not_is_named", unknown_attribute),
+    ("a_shared_backstore_outlives_the_first_target", shared),
+    ("a_backstore_that_was_not_exported_yet_is_removed_too", broken::orphan),
+    ("two_groups_of_one_target", two_groups),
+    ("demo_mode_is_off_unless_said", demo),
+    ("a_read_only_lun_is_write_protected", read_only),
+    ("create_refuses_what_is_there", create_refuses),
+];
+
+pub fn iqn(name: &str) -> Iqn {
+    format!("iqn.2026-01.org.sankit.test:{name}").parse().expect("an IQN")
+}
+
+pub fn ramdisk(name: &str) -> BackstoreSpec {
+    BackstoreSpec::ramdisk(name.parse().expect("a name"), lio::Bytes(1 << 20))
+        .with_serial(UnitSerial::derived_from(name))
+}
+
+impl Bench {
+    pub fn lio(&self) -> Lio {
+        Lio::on(&self.host).expect("LIO is there")
+    }
+
+    fn disk(&self, index: usize, name: &str) -> BackstoreSpec {
+        BackstoreSpec::block(name.parse().expect("a name"), &self.disks[index])
+            .with_serial(UnitSerial::derived_from(name))
+    }
+
+    /// A target with something of everything.
+    fn full(&self, name: &str) -> TargetSpec {
+        let disk = self
+            .disk(0, "full0")
+            .with_vendor("SANKIT".parse().unwrap())
+            .with_product("disk".parse().unwrap());
+        TargetSpec::new(iqn(name))
+            .with_lun(0, disk.with_attribute("emulate_tas", 0).with_attribute("emulate_caw", 0))
+            .with_lun(5, ramdisk("full5"))
+            .with_portal("127.0.0.1:13260".parse().unwrap())
+            .with_portal("[::1]:13260".parse().unwrap())
+            .with_acl(
+                AclSpec::new(iqn("host1"))
+                    .with_chap("user1".parse().unwrap(), Secret::from("first secret 1"))
+                    .with_mutual_chap("target1".parse().unwrap(), Secret::from("other secret 1"))
+                    .with_attribute("nopin_timeout", 5)
+                    .with_queue_depth(32),
+            )
+            .with_acl(AclSpec::new(iqn("host2")).with_lun(7, 5, Access::ReadOnly))
+            .with_parameter("DefaultTime2Wait", 0)
+            .with_parameter("InitialR2T", "No")
+            .with_attribute("login_timeout", 10)
+    }
+
+    /// All that LIO shows, but for what counts or moves by itself.
+    pub fn snapshot(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        self.walk(TARGET, &mut all);
+        all
+    }
+
+    fn walk(&self, dir: &str, all: &mut BTreeMap<String, String>) {
+        all.insert(dir.to_owned(), "dir".to_owned());
+        for entry in self.host.tree().list(dir).expect("a directory") {
+            let path = format!("{dir}/{}", entry.name);
+            let skipped =
+                ["statistics", "fabric_statistics", "pr", "action", "control", "info", "hba_info", "members"];
+            match entry.kind {
+                _ if skipped.contains(&entry.name.as_str()) => {}
+                Kind::Dir => self.walk(&path, all),
+                Kind::Link => {
+                    all.insert(
+                        path.clone(),
+                        self.host.tree().read_link(&path).expect("a link").display().to_string(),
+                    );
+                }
+                _ => {
+                    let value =
+                        self.host.tree().read(&path).unwrap_or_else(|e| format!("errno {:?}", e.errno()));
+                    // What cannot be unset again is an empty line at first and NULL after an undo: both mean none.
+                    let value = if value.starts_with("NULL") { "\n".to_owned() } else { value };
+                    all.insert(path, value);
+                }
+            }
+        }
+    }
+
+    pub fn same(&self, before: &BTreeMap<String, String>, what: &str) {
+        let after = self.snapshot();
+        let gone: Vec<_> = before.iter().filter(|(path, value)| after.get(*path) != Some(value)).collect();
+        let new: Vec<_> = after.iter().filter(|(path, value)| before.get(*path) != Some(value)).collect();
+        assert!(gone.is_empty() && new.is_empty(), "{what}: gone or changed {gone:?}, new {new:?}");
+    }
+
+    /// The points of a plan to break at: all, or evenly spread ones.
+    fn chosen(&self, length: usize) -> Vec<usize> {
+        match length <= self.points {
+            true => (0..length).collect(),
+            false => (0..self.points).map(|n| n * (length - 1) / (self.points - 1)).collect(),
+        }
+    }
+
+    fn broken_at(&self, point: KillPoint) -> Lio {
+        Lio::on(&self.host.clone().with_kill_point(point)).expect("LIO is there")
+    }
+}
+
+fn shown(plan: &Plan<Step>) -> Vec<String> {
+    plan.steps().iter().map(ToString::to_string).collect()
+}
+
+/// An error with all its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(error) = at {
+        text.push_str(&format!(": {error}"));
+        at = error.source();
+    }
+    text
+}
+
+fn made_seen_removed(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    let spec = bench.full("made");
+    assert!(lio.get(&spec.iqn)?.is_none());
+    assert!(lio.ensure(&spec)?);
+    let state = lio.get(&spec.iqn)?.expect("it is there");
+    let group = state.group(Tag(1)).expect("group 1");
+    assert!(group.enabled && state.is_enabled());
+    assert_eq!(group.portal_addresses().collect::<Vec<_>>().len(), 2);
+    assert_eq!(group.luns.keys().map(|lun| lun.number()).collect::<Vec<_>>(), [0, 5]);
+    let disk = state.backstore(Tag(1), Lun::from(0)).expect("LUN 0");
+    assert_eq!(disk.device.as_deref(), Some(bench.disks[0].as_path()));
+    assert_eq!(disk.serial.as_deref(), Some(UnitSerial::derived_from("full0").as_str()));
+    assert_eq!((disk.vendor.as_deref(), disk.product.as_deref()), (Some("SANKIT"), Some("disk")));
+    assert_eq!(disk.attributes["emulate_tas"], "0");
+    assert_eq!(group.attributes["generate_node_acls"], "0");
+    assert_eq!(group.parameters["DefaultTime2Wait"], "0");
+    let acl = &group.acls[&iqn("host1")];
+    assert_eq!(acl.auth.user.as_deref(), Some("user1"));
+    assert!(acl.auth.secret.is_none(), "get holds no passwords");
+    assert_eq!((acl.queue_depth, acl.attributes["nopin_timeout"].as_str()), (Some(32), "5"));
+    assert_eq!(acl.luns.len(), 2);
+    let mapped = &group.acls[&iqn("host2")].luns[&Lun::from(7)];
+    assert!(mapped.write_protected && mapped.target_lun == Some(Lun::from(5)));
+    assert_eq!(lio.list()?.iter().filter(|target| target.iqn == spec.iqn).count(), 1);
+    assert!(lio.sessions(&spec.iqn)?.is_empty());
+    assert!(lio.remove(&spec.iqn)?);
+    assert!(lio.get(&spec.iqn)?.is_none() && !lio.remove(&spec.iqn)?);
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn second_ensure_reads(bench: &Bench) -> Outcome {
+    let spec = bench.full("second");
+    bench.lio().ensure(&spec)?;
+    let (tree, record) = bench.host.tree().recording();
+    let lio = Lio::on(&bench.host.clone().with_tree(tree))?;
+    assert!(!lio.ensure(&spec)?);
+    assert_eq!(record.changes(), []);
+    assert!(lio.plan(&spec)?.is_empty());
+    eprintln!("second ensure of 2 LUNs, 2 portals, 2 ACLs: {} reads twice", record.reads());
+    bench.lio().remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn enabling_is_last(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = bench.full("last");
+    let plan = lio.plan(&spec)?;
+    let lines = shown(&plan);
+    assert!(lines.last().expect("steps").ends_with("tpgt_1/enable"), "{plan}");
+    assert_eq!(lines.iter().filter(|line| line.ends_with("tpgt_1/enable")).count(), 1);
+    assert_eq!(plan.impact(), Impact::Online);
+    lio.apply(plan)?;
+    let plan = lio.plan_removal(&spec.iqn)?;
+    assert!(shown(&plan)[0].ends_with("tpgt_1/enable") && plan.impact() >= Impact::DropsSessions, "{plan}");
+    let off = spec.clone().enabled(Enabled::No);
+    assert_eq!(shown(&lio.plan(&off)?).len(), 1);
+    assert!(lio.ensure(&off)? && !lio.ensure(&off)?);
+    assert!(lio.get(&spec.iqn)?.is_some_and(|state| !state.is_enabled()));
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn defaults_hold(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = TargetSpec::new(iqn("defaults"))
+        .with_lun(0, bench.disk(0, "defaults0"))
+        .with_acl(AclSpec::new(iqn("host")).with_chap("u".parse()?, Secret::from("a long enough one")))
+        .enabled(Enabled::No);
+    lio.ensure(&spec)?;
+    let state = lio.get(&spec.iqn)?.expect("there");
+    let group = state.group(Tag(1)).expect("group");
+    let disk = state.backstore(Tag(1), Lun::from(0)).expect("disk");
+    let mut wrong = Vec::new();
+    for (what, values, table) in [
+        ("group", &group.attributes, defaults::GROUP),
+        ("param", &group.parameters, defaults::PARAMETER),
+        ("acl", &group.acls[&iqn("host")].attributes, defaults::ACL),
+        ("device", &disk.attributes, defaults::DEVICE),
+    ] {
+        for (name, value) in values {
+            match defaults::of(table, name) {
+                // Follows from the device where it says so.
+                _ if what == "device" && defaults::DEVICE_OWN.contains(&name.as_str()) => {}
+                Some(known) if known != value => {
+                    wrong.push(format!("{what} {name} is {value}, known as {known}"))
+                }
+                Some(_) => {}
+                None => eprintln!("{what} {name} = {value} is in no table"),
+            }
+        }
+    }
+    lio.remove(&spec.iqn)?;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+fn extras_go(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    lio.ensure(&bench.full("extras"))?;
+    let small = TargetSpec::new(iqn("extras")).with_lun(0, ramdisk("extras9").with_product("x".parse()?));
+    let conflict = lio.plan(&small).expect_err("LUN 0 is another disk");
+    assert_eq!(conflict.kind(), ErrorKind::Conflict);
+    assert!(chain(&conflict).contains("full0"), "{}", chain(&conflict));
+    let small = TargetSpec::new(iqn("extras")).with_lun(5, ramdisk("full5"));
+    assert!(lio.ensure(&small)? && !lio.ensure(&small)?);
+    let state = lio.get(&small.iqn)?.expect("there");
+    let group = state.group(Tag(1)).expect("group");
+    assert!(group.acls.is_empty() && group.portals.is_empty());
+    assert_eq!(group.luns.len(), 1);
+    assert!(!lio.backstores()?.iter().any(|b| b.id.name == "full0"), "its only user is gone");
+    lio.remove(&small.iqn)?;
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn one_step(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = bench.full("one");
+    lio.ensure(&spec)?;
+    let changed = spec.clone().with_parameter("DefaultTime2Wait", 4);
+    let plan = lio.plan(&changed)?;
+    assert_eq!(
+        shown(&plan),
+        [format!("echo -n '4' > {TARGET}/iscsi/{}/tpgt_1/param/DefaultTime2Wait", spec.iqn)]
+    );
+    lio.apply(plan)?;
+    assert!(lio.plan(&changed)?.is_empty());
+    let deeper = changed.with_acl(
+        AclSpec::new(iqn("host2"))
+            .with_lun(7, 5, Access::ReadWrite)
+            .with_attribute("nopin_response_timeout", 7),
+    );
+    let plan = lio.plan(&deeper)?;
+    assert_eq!(plan.len(), 2, "{plan}");
+    lio.apply(plan)?;
+    assert!(lio.plan(&deeper)?.is_empty());
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn passwords(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = bench.full("chap");
+    let all = lio.plan(&spec)?;
+    for secret in ["first secret 1", "other secret 1"] {
+        assert!(!all.to_string().contains(secret) && !format!("{all:?} {spec:?}").contains(secret));
+    }
+    lio.apply(all)?;
+    // Without a line break at the end: what the kernel has is what was meant.
+    let auth = format!("{TARGET}/iscsi/{}/tpgt_1/acls/{}/auth", spec.iqn, iqn("host1"));
+    assert_eq!(bench.host.tree().read(format!("{auth}/password"))?, "first secret 1\n");
+    assert_eq!(bench.host.tree().read(format!("{auth}/userid_mutual"))?, "target1\n");
+    let acl = AclSpec::new(iqn("host1"))
+        .with_chap("user1".parse()?, Secret::from("another secret"))
+        .with_attribute("nopin_timeout", 5)
+        .with_queue_depth(32);
+    let changed = spec.clone().with_acl(acl);
+    let plan = lio.plan(&changed)?;
+    assert_eq!(
+        shown(&plan),
+        [
+            format!("echo -n '***' > {auth}/password"),
+            format!("echo -n 'NULL' > {auth}/userid_mutual"),
+            format!("echo -n NULL > {auth}/password_mutual"),
+        ]
+    );
+    lio.apply(plan)?;
+    assert!(!lio.ensure(&changed)?);
+    assert!(lio.ensure(&spec)? && !lio.ensure(&spec)?);
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn switches(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = TargetSpec::new(iqn("switch"));
+    assert_eq!(lio.enable(&spec.iqn).expect_err("not there").kind(), ErrorKind::NotFound);
+    lio.ensure(&spec)?;
+    assert!(!lio.enable(&spec.iqn)?);
+    assert!(lio.disable(&spec.iqn)? && !lio.disable(&spec.iqn)?);
+    assert!(lio.get(&spec.iqn)?.is_some_and(|state| !state.is_enabled()));
+    assert!(lio.enable(&spec.iqn)?);
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn sibling_portal(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let portal: SocketAddr = "127.0.0.1:13270".parse()?;
+    let first = TargetSpec::new(iqn("sibling")).with_portal(portal);
+    let second = TargetSpec::new(iqn("sibling")).with_tag(Tag(2)).with_portal(portal);
+    lio.ensure(&first)?;
+    let error = lio.plan(&second).expect_err("a conflict");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("tpgt_1"), "{error}");
+    // Past the planner: the kernel's EINVAL is explained.
+    lio.ensure(&second.clone().with_portal("127.0.0.1:13271".parse()?)).expect_err("still a conflict");
+    let bare = TargetSpec::new(iqn("sibling")).with_tag(Tag(2));
+    lio.ensure(&bare)?;
+    let path = format!("{TARGET}/iscsi/{}/tpgt_2/np/{portal}", bare.iqn);
+    let error = lio.apply(Plan::new(vec![Step::MakeDir { path }])).expect_err("EINVAL");
+    assert_eq!(error.errno(), Some(libc::EINVAL));
+    assert!(chain(&error).contains("is in tpgt_1 of the same target already"), "{}", chain(&error));
+    lio.remove(&bare.iqn)?;
+    Ok(())
+}
+
+fn taken_port(bench: &Bench) -> Outcome {
+    let before = bench.snapshot();
+    let _kept = (bench.take_port)(bench, 13280);
+    let spec = TargetSpec::new(iqn("taken")).with_portal("127.0.0.1:13280".parse()?);
+    let error = bench.lio().ensure(&spec).expect_err("the port is taken");
+    assert!(chain(&error).contains("port 13280 is taken"), "{}", chain(&error));
+    bench.same(&before, "failed");
+    Ok(())
+}
+
+fn ipv6(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = TargetSpec::new(iqn("v6")).with_portal("[0:0:0:0:0:0:0:1]:13290".parse()?);
+    let plan = lio.plan(&spec)?;
+    assert!(shown(&plan).iter().any(|line| line.ends_with("np/[::1]:13290'")), "{plan}");
+    lio.apply(plan)?;
+    assert!(!lio.ensure(&spec)?);
+    let scoped = SocketAddr::V6(std::net::SocketAddrV6::new("fe80::1".parse()?, 3260, 0, 2));
+    let error = lio.plan(&TargetSpec::new(iqn("v6")).with_portal(scoped)).expect_err("a scope");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn exported(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    let spec = |disk: BackstoreSpec| TargetSpec::new(iqn("exported")).with_lun(0, disk);
+    lio.ensure(&spec(bench.disk(0, "exported0")))?;
+    let made = bench.snapshot();
+    for (disk, words) in [
+        (bench.disk(0, "exported0").with_serial("abc123".parse()?), "vpd_unit_serial"),
+        (bench.disk(0, "exported0").with_product("other".parse()?), "product_id"),
+        (bench.disk(0, "exported0").with_attribute("block_size", 4096), "block_size"),
+        (bench.disk(1, "exported0"), "shall be on"),
+        (bench.disk(0, "exported0").with_access(Access::ReadOnly), "access mode"),
+    ] {
+        let error = lio.ensure(&spec(disk)).expect_err(words);
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    bench.same(&made, "nothing was changed");
+    // What the kernel changes on a live disk is changed.
+    assert!(lio.ensure(&spec(bench.disk(0, "exported0").with_attribute("emulate_3pc", 0)))?);
+    // Past the planner: the kernel says no, and the error says why.
+    let path = format!("{TARGET}/core/iblock_0/exported0/attrib/block_size");
+    let step = Step::MakeDir { path: path.clone() };
+    assert_eq!(step.path(), path);
+    let error = lio.ensure(
+        &TargetSpec::new(iqn("exported"))
+            .with_lun(0, bench.disk(0, "exported0").with_attribute("emulate_rest_reord", 1)),
+    );
+    assert_eq!(error.expect_err("ENOSYS").errno(), Some(libc::ENOSYS));
+    lio.remove(&iqn("exported"))?;
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn twins(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let one = TargetSpec::new(iqn("twin1")).with_lun(0, ramdisk("twin"));
+    lio.ensure(&one)?;
+    let other = ramdisk("twin2").with_serial(UnitSerial::derived_from("twin"));
+    let error =
+        lio.ensure(&TargetSpec::new(iqn("twin2")).with_lun(0, other.clone())).expect_err("same serial");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("rd_mcp_"), "{error}");
+    let both = TargetSpec::new(iqn("twin3")).with_lun(0, ramdisk("twin")).with_lun(1, other);
+    assert_eq!(lio.plan(&both).expect_err("same serial").kind(), ErrorKind::Invalid);
+    let none = BackstoreSpec::ramdisk("none".parse()?, lio::Bytes(4096));
+    let error = lio.plan(&TargetSpec::new(iqn("twin3")).with_lun(0, none)).expect_err("no serial");
+    assert!(error.to_string().contains("with_serial"), "{error}");
+    lio.remove(&one.iqn)?;
+    Ok(())
+}
+
+fn claimed(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    lio.ensure(&TargetSpec::new(iqn("claim1")).with_lun(0, bench.disk(0, "claim1")))?;
+    let error = lio
+        .ensure(&TargetSpec::new(iqn("claim2")).with_lun(0, bench.disk(0, "claim2")))
+        .expect_err("claimed");
+    assert!(
+        error.is_busy() && error.is_retryable() && error.errno() == Some(libc::EBUSY),
+        "{}",
+        chain(&error)
+    );
+    assert!(chain(&error).contains("iblock_0/claim1"), "{}", chain(&error));
+    lio.remove(&iqn("claim1"))?;
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn missing_device(bench: &Bench) -> Outcome {
+    let before = bench.snapshot();
+    let disk = BackstoreSpec::block("nodisk".parse()?, "/dev/no-such-disk").with_serial("a1".parse()?);
+    let error = bench.lio().ensure(&TargetSpec::new(iqn("nodisk")).with_lun(0, disk)).expect_err("no device");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Refused, Some(libc::ENOENT)));
+    assert!(chain(&error).contains("there is no device /dev/no-such-disk"), "{}", chain(&error));
+    bench.same(&before, "failed");
+    Ok(())
+}
+
+fn unknown_attribute(bench: &Bench) -> Outcome {
+    let before = bench.snapshot();
+    let spec = TargetSpec::new(iqn("unknown")).with_attribute("no_such_thing", 1);
+    let error = bench.lio().ensure(&spec).expect_err("no such attribute");
+    assert!(chain(&error).contains("this kernel has no such attribute"), "{}", chain(&error));
+    let spec = TargetSpec::new(iqn("unknown")).with_attribute("login_timeout", 4);
+    let error = bench.lio().ensure(&spec).expect_err("out of range");
+    assert!(chain(&error).contains("out of range"), "{}", chain(&error));
+    bench.same(&before, "failed");
+    Ok(())
+}
+
+fn shared(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    let [one, two] =
+        ["shared1", "shared2"].map(|name| TargetSpec::new(iqn(name)).with_lun(0, ramdisk("shared")));
+    lio.ensure(&one)?;
+    let plan = lio.plan(&two)?;
+    assert!(!plan.to_string().contains("mkdir /sys/kernel/config/target/core"), "{plan}");
+    lio.apply(plan)?;
+    assert!(lio.remove(&one.iqn)?);
+    assert!(lio.get(&two.iqn)?.is_some_and(|state| state.backstores.len() == 1));
+    assert!(!lio.ensure(&two)?);
+    assert!(lio.remove(&two.iqn)?);
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn two_groups(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let before = bench.snapshot();
+    let one =
+        TargetSpec::new(iqn("groups")).with_lun(0, ramdisk("groups")).with_portal("127.0.0.1:13300".parse()?);
+    let two = TargetSpec::new(iqn("groups"))
+        .with_tag(Tag(2))
+        .with_lun(0, ramdisk("groups"))
+        .with_portal("127.0.0.1:13301".parse()?);
+    lio.ensure(&one)?;
+    lio.ensure(&two)?;
+    assert!(!lio.ensure(&one)? && !lio.ensure(&two)?);
+    assert_eq!(lio.get(&one.iqn)?.expect("there").groups.len(), 2);
+    assert!(lio.disable(&one.iqn)? && lio.enable(&one.iqn)?);
+    assert!(lio.remove(&one.iqn)?);
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+fn demo(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let open = TargetSpec::new(iqn("demo")).with_demo_mode(DemoMode::Allowed);
+    lio.ensure(&open)?;
+    let value = |name: &str| -> Result<String, Box<dyn std::error::Error>> {
+        let path = format!("{TARGET}/iscsi/{}/tpgt_1/attrib/{name}", iqn("demo"));
+        Ok(bench.host.tree().read(path)?.trim().to_owned())
+    };
+    assert_eq!((value("generate_node_acls")?, value("authentication")?), ("1".into(), "0".into()));
+    assert_eq!(value("demo_mode_write_protect")?, "0");
+    assert!(!lio.ensure(&open)?);
+    let closed = TargetSpec::new(iqn("demo"));
+    assert!(lio.ensure(&closed)?);
+    assert_eq!((value("generate_node_acls")?, value("authentication")?), ("0".into(), "1".into()));
+    lio.remove(&closed.iqn)?;
+    Ok(())
+}
+
+fn read_only(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let disk = bench.disk(1, "readonly").with_access(Access::ReadOnly);
+    let spec = TargetSpec::new(iqn("readonly")).with_lun(0, disk);
+    lio.ensure(&spec)?;
+    assert!(!lio.ensure(&spec)?);
+    let state = lio.get(&spec.iqn)?.expect("there");
+    assert!(state.backstores.values().all(|b| b.read_only));
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}
+
+fn create_refuses(bench: &Bench) -> Outcome {
+    let lio = bench.lio();
+    let spec = TargetSpec::new(iqn("create"));
+    lio.create(&spec)?;
+    assert_eq!(lio.create(&spec).expect_err("there").kind(), ErrorKind::AlreadyExists);
+    assert!(!lio.ensure(&spec)?);
+    lio.remove(&spec.iqn)?;
+    Ok(())
+}

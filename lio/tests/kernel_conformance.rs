@@ -1,0 +1,137 @@
+//! The conformance suite on a real kernel, in a guest of the lab; and how long things take there.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::panic
+)]
+
+mod conformance;
+mod peer;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use conformance::{Bench, Outcome, chain, iqn, ramdisk};
+use libtest_mimic::{Arguments, Failed, Trial};
+use lio::{AclSpec, GracePeriods, Host, Lio, Secret, TargetSpec};
+
+fn take_port(_: &Bench, port: u16) -> Option<TcpListener> {
+    Some(TcpListener::bind(("127.0.0.1", port)).expect("a free port"))
+}
+
+fn bench() -> Bench {
+    let found = |serial: &str| {
+        let path = PathBuf::from(format!("/dev/disk/by-id/virtio-{serial}"));
+        path.exists().then_some(path)
+    };
+    let disks: Vec<_> = ["t0", "t1", "t2", "t3"].iter().filter_map(|serial| found(serial)).collect();
+    let disks = if disks.len() >= 2 { disks } else { vec!["/dev/vda".into(), "/dev/vdb".into()] };
+    Bench { host: Host::live(), disks, points: 10, take_port }
+}
+
+/// One LUN, two portals, one ACL: what a takeover makes.
+fn unit(luns: u8) -> TargetSpec {
+    let acl = AclSpec::new(iqn("host1")).with_chap("user".parse().unwrap(), Secret::from("a long secret"));
+    let spec = TargetSpec::new(iqn("timed"))
+        .with_portal("127.0.0.1:13310".parse().unwrap())
+        .with_portal("127.0.0.2:13310".parse().unwrap())
+        .with_acl(acl)
+        .with_parameter("DefaultTime2Wait", 0);
+    (0..luns).fold(spec, |spec, lun| spec.with_lun(lun, ramdisk(&format!("timed{lun}"))))
+}
+
+fn how_long_it_takes(bench: &Bench) -> Outcome {
+    for (luns, grace) in [1_u8, 16, 64]
+        .into_iter()
+        .flat_map(|luns| [(luns, GracePeriods::Normal), (luns, GracePeriods::Expedited)])
+    {
+        let spec = unit(luns);
+        let lio = Lio::on(&bench.host)?.with_grace_periods(grace);
+        let mut best = [f64::MAX; 4];
+        for _ in 0..3 {
+            let mut timed = |index: usize, run: &dyn Fn() -> lio::Result<()>| -> lio::Result<()> {
+                let start = Instant::now();
+                run()?;
+                best[index] = best[index].min(start.elapsed().as_secs_f64() * 1000.0);
+                Ok(())
+            };
+            timed(0, &|| lio.ensure(&spec).map(drop))?;
+            timed(1, &|| lio.ensure(&spec).map(drop))?;
+            timed(2, &|| lio.plan_removal(&spec.iqn).map(drop))?;
+            timed(3, &|| lio.remove(&spec.iqn).map(drop))?;
+        }
+        let [make, again, plan, remove] = best;
+        eprintln!(
+            "{luns} LUNs, {grace:?}: ensure {make:.1} ms, again {again:.1} ms, plan of removal {plan:.1} ms, remove {remove:.1} ms"
+        );
+    }
+    Ok(())
+}
+
+/// Where the time of one takeover goes, step by step.
+fn where_the_time_goes(bench: &Bench) -> Outcome {
+    for (luns, grace) in
+        [(1, GracePeriods::Normal), (1, GracePeriods::Expedited), (16, GracePeriods::Expedited)]
+    {
+        let host = bench.host.clone().with_observer(|event| {
+            let millis = event.took.as_secs_f64() * 1000.0;
+            if millis > 1.5 {
+                eprintln!("  {millis:6.1} ms  {}", event.text.chars().take(150).collect::<String>());
+            }
+        });
+        let lio = Lio::on(&host)?.with_grace_periods(grace);
+        let spec = unit(luns);
+        eprintln!("ensure, {luns} LUNs, {grace:?}:");
+        lio.ensure(&spec)?;
+        eprintln!("remove, {luns} LUNs:");
+        lio.remove(&spec.iqn)?;
+    }
+    Ok(())
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let command_line = Host::live().tree().read("/proc/cmdline").unwrap_or_default();
+    let in_lab = command_line.contains("lab.mode=");
+    let mut trials = Vec::new();
+    let mut add = |name: &str,
+                   run: Box<dyn Fn(&Bench) -> Outcome + Send + Sync>,
+                   ready: Result<(), &'static str>| {
+        let reason = match (in_lab, ready) {
+            (false, _) => Some("needs a lab guest: run `lab test lio`"),
+            (true, Err(reason)) => Some(reason),
+            (true, Ok(())) => None,
+        };
+        trials.push(match reason {
+            None => Trial::test(name, move || run(&bench()).map_err(|error| Failed::from(chain(&*error)))),
+            Some(reason) => {
+                Trial::ignorable_test(name, move || Ok(libtest_mimic::Completion::ignored_with(reason)))
+            }
+        });
+    };
+    if in_lab {
+        // Once, so that every case finds and leaves the same tree: the fabric and the directories stay.
+        let lio = Lio::new().unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let disk = lio::BackstoreSpec::block("warm1".parse().unwrap(), &bench().disks[0])
+            .with_serial("a1".parse().unwrap());
+        let spec = TargetSpec::new(iqn("warm")).with_lun(0, ramdisk("warm")).with_lun(1, disk);
+        let warm = lio.ensure(&spec).and_then(|_| lio.remove(&spec.iqn));
+        warm.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+    for (name, case) in conformance::CASES {
+        add(name, Box::new(*case), Ok(()));
+    }
+    add("how_long_it_takes", Box::new(how_long_it_takes), Ok(()));
+    add("where_the_time_goes", Box::new(where_the_time_goes), Ok(()));
+    let tool = Arc::new(peer::find());
+    for (name, case) in peer::CASES {
+        let ready = tool.as_ref().as_ref().map(|_| ()).map_err(|reason| *reason);
+        add(name, Box::new(*case), ready);
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
