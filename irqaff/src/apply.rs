@@ -1,0 +1,83 @@
+//! Carrying out steps, and saying what a refusal means.
+
+use host::{Tree, TreeError};
+
+use crate::error::{Error, Result};
+use crate::plan::Step;
+use crate::state::vectors_of;
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was done.
+    Done,
+    /// The interrupt of this number cannot be moved, by anybody.
+    NotMovable(u32),
+}
+
+pub(crate) fn run(tree: &Tree, step: &Step) -> Result<Outcome> {
+    match step {
+        Step::Affinity { cpus, .. } => {
+            let irq = number(tree, step)?;
+            match tree.write(format!("/proc/irq/{irq}/smp_affinity_list"), cpus.to_string()) {
+                Ok(()) => Ok(Outcome::Done),
+                // write_irq_affinity answers EIO on 6.1 and EPERM on 6.12 where irq_can_set_affinity_usr is false: managed by its driver,
+                // or a timer. A user who is not root is stopped by EACCES when the file is opened.
+                Err(error) if matches!(error.errno(), Some(libc::EIO | libc::EPERM)) => {
+                    Ok(Outcome::NotMovable(irq))
+                }
+                Err(error) => Err(refused(step, error)),
+            }
+        }
+        Step::Xps { device, queue, cpus, .. } => {
+            let path = format!("/sys/class/net/{device}/queues/tx-{queue}/xps_cpus");
+            tree.write(path, cpus.to_mask()).map_err(|error| refused(step, error))?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// The interrupt's number now: that of the step, unless another interrupt has got it since.
+fn number(tree: &Tree, step: &Step) -> Result<u32> {
+    let Step::Affinity { device, irq, index, action, .. } = step else { return Ok(0) };
+    let named = |irq: u32| tree.read_opt(format!("/sys/kernel/irq/{irq}/actions"));
+    match named(*irq) {
+        Ok(Some(now)) if now.trim() != action => {}
+        Ok(None) if tree.exists("/sys/kernel/irq")? => {}
+        Ok(_) => return Ok(*irq),
+        Err(error) => return Err(error.into()),
+    }
+    // The driver was loaded anew: the same place in the same device, if it has the same name.
+    let now = vectors_of(tree, device)?;
+    let same = now.get(*index).copied();
+    if let Some(irq) = same
+        && named(irq)?.is_some_and(|name| name.trim() == action)
+    {
+        return Ok(irq);
+    }
+    Err(Error::Invalid {
+        what: format!("interrupt {irq} of {device} ({action})"),
+        reason: "the device has no such interrupt any more; make a new plan".to_owned(),
+    })
+}
+
+fn refused(step: &Step, source: TreeError) -> Error {
+    let what = match step {
+        Step::Affinity { device, irq, role, cpus, .. } => {
+            format!("cannot bind interrupt {irq} ({device} {role}) to processors {cpus}")
+        }
+        Step::Xps { device, queue, cpus, .. } => {
+            format!("cannot let processors {cpus} send by queue {queue} of {device}")
+        }
+    };
+    let reason = match source.errno() {
+        Some(libc::EACCES) => "this needs root",
+        Some(libc::EINVAL) => "none of these processors is online",
+        Some(libc::ERANGE | libc::EOVERFLOW) => "this machine has no such processor",
+        Some(libc::ENOSPC) => "the processor has no free interrupt vector; use more processors",
+        Some(libc::ENOENT) => "it is gone; the driver may have been loaded anew",
+        _ if source.is_stopped() => "stopped here on purpose",
+        _ => "the kernel refuses",
+    };
+    Error::Refused { what, reason: reason.to_owned(), source }
+}

@@ -1,0 +1,73 @@
+//! Captured machines: one line a file or link, `F PATH<tab>TEXT` with escapes, `L PATH<tab>TARGET`.
+#![allow(dead_code, unreachable_pub, clippy::expect_used)]
+
+use host::Tree;
+use host::fake::Memory;
+use host::tree::Kind;
+
+/// Puts a captured machine into a memory.
+pub fn load(memory: &Memory, text: &str) {
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (kind, rest) = line.split_once(' ').expect("a kind");
+        let (path, content) = rest.split_once('\t').expect("a tab");
+        memory.edit(|nodes| match kind {
+            "L" => nodes.put_link(path, content),
+            _ => nodes.put(path, content.replace("\\n", "\n")),
+        });
+    }
+}
+
+/// Writes down what this crate reads of a machine.
+pub fn take(tree: &Tree) -> String {
+    let mut out = String::new();
+    let mut file = |path: &str| {
+        if let Ok(Some(text)) = tree.read_opt(path) {
+            out.push_str(&format!("F {path}\t{}\n", text.replace('\n', "\\n")));
+        }
+    };
+    ["online", "possible", "isolated", "nohz_full"]
+        .iter()
+        .for_each(|f| file(&format!("/sys/devices/system/cpu/{f}")));
+    for cpu in 0..8 {
+        file(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"));
+    }
+    file("/proc/interrupts");
+    for irq in tree.dirs("/proc/irq").unwrap_or_default() {
+        file(&format!("/proc/irq/{irq}/smp_affinity_list"));
+        file(&format!("/proc/irq/{irq}/effective_affinity_list"));
+        file(&format!("/sys/kernel/irq/{irq}/actions"));
+    }
+    for name in tree.links("/sys/class/net").unwrap_or_default() {
+        let link = format!("/sys/class/net/{name}");
+        let real = tree.read_link(&link).expect("a link").display().to_string();
+        out.push_str(&format!("L {link}\t{real}\n"));
+        for lower in tree.links(&real).unwrap_or_default().iter().filter(|l| l.starts_with("lower_")) {
+            let to = tree.read_link(format!("{real}/{lower}")).expect("a link");
+            out.push_str(&format!("L {real}/{lower}\t{}\n", to.display()));
+        }
+        let mut file = |path: String| {
+            if let Ok(Some(text)) = tree.read_opt(&path) {
+                out.push_str(&format!("F {path}\t{}\n", text.replace('\n', "\\n")));
+            }
+        };
+        file(format!("{real}/address"));
+        for queue in tree.dirs(format!("{real}/queues")).unwrap_or_default() {
+            file(format!("{real}/queues/{queue}/rps_cpus"));
+            file(format!("{real}/queues/{queue}/xps_cpus"));
+        }
+        let Ok(device) = tree.read_link(format!("{real}/device")) else { continue };
+        let device = device.display().to_string();
+        let parent = device.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
+        for dir in [&device, &parent] {
+            file(format!("{dir}/irq"));
+            file(format!("{dir}/numa_node"));
+            for irq in tree.list_opt(format!("{dir}/msi_irqs")).unwrap_or_default() {
+                if irq.kind == Kind::File {
+                    file(format!("{dir}/msi_irqs/{}", irq.name));
+                }
+            }
+        }
+        out.push_str(&format!("L {real}/device\t{device}\n"));
+    }
+    out
+}
