@@ -1,0 +1,90 @@
+//! Attaches a target's disk over several portals, or detaches it: the hypervisor's half.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Parser;
+use multipath::{AttachSpec, Chap, Deadline, Host, Initiator, Iqn, Patience, Secret};
+
+/// Attach a disk of an iSCSI target over all its portals, as one multipath device; or detach it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The target's name.
+    target: Iqn,
+    /// A portal (address:port), once for each path. With one portal only, the others are discovered through it.
+    #[arg(long = "portal", short = 'p')]
+    portals: Vec<SocketAddr>,
+    /// The disk's number at the target.
+    #[arg(long, default_value_t = 0)]
+    lun: u16,
+    /// CHAP user.
+    #[arg(long, requires = "secret_file")]
+    user: Option<String>,
+    /// File with the CHAP secret.
+    #[arg(long, requires = "user")]
+    secret_file: Option<PathBuf>,
+    /// Settings for a target that moves between two nodes.
+    #[arg(long)]
+    failover: bool,
+    /// Detach instead.
+    #[arg(long, short = 'd')]
+    detach: bool,
+    /// Give up after so many seconds.
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("san-attach: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let started = Instant::now();
+    let deadline = Deadline::after(Duration::from_secs(cli.timeout));
+    let initiator = Initiator::on(&Host::live())?;
+    if cli.detach {
+        let was = initiator.detach(&cli.target, deadline)?;
+        println!("{} {}", cli.target, if was { "detached" } else { "was not attached" });
+        return Ok(());
+    }
+    let chap = match (&cli.user, &cli.secret_file) {
+        (Some(user), Some(file)) => Some(Chap::new(user, Secret::read(file)?)?),
+        _ => None,
+    };
+    let mut portals = cli.portals.clone();
+    if let [one] = cli.portals.as_slice() {
+        let found = initiator.discover(*one, None, deadline)?;
+        if let Some(found) = found.into_iter().find(|found| found.target == cli.target) {
+            portals = found.portals.into_iter().map(|(portal, _)| portal).collect();
+        }
+    }
+    let mut spec = AttachSpec::new(cli.target.clone(), portals).with_lun(cli.lun);
+    if let Some(chap) = chap {
+        spec = spec.with_chap(chap);
+    }
+    if cli.failover {
+        spec = spec.with_patience(Patience::failover());
+    }
+    let disk = initiator.attach(&spec, deadline)?;
+    println!(
+        "{} ({}, {} MiB) in {:.2} s",
+        disk.device.display(),
+        disk.wwid,
+        disk.size >> 20,
+        started.elapsed().as_secs_f64()
+    );
+    disk.paths.iter().for_each(|(portal, device)| println!("  {device} through {portal}"));
+    disk.missing.iter().for_each(|(portal, why)| println!("  nothing through {portal}: {why}"));
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The storage node: brings up network, interrupts, disks and replication from one file, and serves, releases and shows its units.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use host::plan::KillPoint;
+use host::{Deadline, Host};
+use san_node::config::Config;
+use san_node::node::{FirstSync, NewMetadata, Node, Peer};
+
+/// A storage node from one file: encrypted disks, replicated, exported over iSCSI on addresses that move.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The file; the same on both nodes.
+    #[arg(long, default_value = "/etc/sankit/node.toml")]
+    config: PathBuf,
+    /// Which node this is; default: its host name.
+    #[arg(long)]
+    node: Option<String>,
+    /// Kill this process after so many steps, for tests of its crash safety.
+    #[arg(long, hide = true)]
+    kill_after: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check the file and whether this machine has what it asks for. Changes nothing.
+    Check(Common),
+    /// Print the steps that apply would take. Changes nothing.
+    Plan(Common),
+    /// Make this machine ready to serve: network, interrupts, disks, replication.
+    Apply {
+        #[command(flatten)]
+        common: Common,
+        /// Give new disks DRBD metadata, where nothing known is on them.
+        #[arg(long)]
+        create_metadata: bool,
+    },
+    /// Show this node on one screen.
+    Status {
+        #[command(flatten)]
+        common: Common,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve a unit here.
+    Serve {
+        /// The unit.
+        unit: String,
+        #[command(flatten)]
+        common: Common,
+        /// The peer does not answer and is known to be switched off.
+        #[arg(long)]
+        peer_is_dead: bool,
+        /// The first time of all: what is on this node's new disk becomes the truth.
+        #[arg(long)]
+        first_sync: bool,
+    },
+    /// Stop serving a unit here.
+    Release {
+        /// The unit.
+        unit: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Wait until a unit's disks are the same on both nodes, with a progress bar.
+    Wait {
+        /// The unit.
+        unit: String,
+        #[command(flatten)]
+        common: Common,
+        /// Give up after so many seconds.
+        #[arg(long, default_value_t = 3600)]
+        timeout: u64,
+    },
+    /// Take everything down that this file set up. No data is lost.
+    Destroy(Common),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("san-node: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes, each said once.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn open(common: &Common) -> Result<Node> {
+    let mut host = Host::live();
+    if let Some(steps) = common.kill_after {
+        host = host.with_kill_point(KillPoint::KillAfter(steps));
+    }
+    let host = host.with_observer(|step| {
+        let verdict = if step.ok { "" } else { "  FAILED" };
+        println!(
+            "  {:<8} {:>7.1} ms  {}{verdict}",
+            step.facility,
+            step.took.as_secs_f64() * 1000.0,
+            step.text
+        );
+    });
+    let node = match &common.node {
+        Some(name) => name.clone(),
+        None => host.tree().read("/proc/sys/kernel/hostname")?.trim().to_owned(),
+    };
+    let config = Config::read(&common.config, &node)?;
+    Node::live(&host, config)
+}
+
+fn said(what: &str, took: Duration) {
+    println!("  {what:<11} {:>7.1} ms", took.as_secs_f64() * 1000.0);
+}
+
+fn run(verb: Verb) -> Result<bool> {
+    let started = Instant::now();
+    match verb {
+        Verb::Check(common) => {
+            let found = open(&common)?.check();
+            found.iter().for_each(|finding| println!("{finding}"));
+            return Ok(found.iter().all(|finding| finding.ok));
+        }
+        Verb::Plan(common) => {
+            let steps = open(&common)?.plan()?;
+            (1..).zip(&steps).for_each(|(n, step)| println!("{n:4}. {step}"));
+            println!("{} steps", steps.len());
+        }
+        Verb::Apply { common, create_metadata } => {
+            let node = open(&common)?;
+            let policy = if create_metadata { NewMetadata::Create } else { NewMetadata::Refuse };
+            let changed = node.apply(policy)?;
+            let verdict = if changed { "applied" } else { "nothing to do" };
+            println!(
+                "{verdict}, {} steps in {:.2} s",
+                node.host.steps_done(),
+                started.elapsed().as_secs_f64()
+            );
+        }
+        Verb::Status { common, json } => {
+            let status = open(&common)?.status()?;
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&status)?),
+                false => print!("{status}"),
+            }
+        }
+        Verb::Serve { unit, common, peer_is_dead, first_sync } => {
+            let node = open(&common)?;
+            let unit = node.config.unit(&unit)?;
+            let peer = if peer_is_dead { Peer::Dead } else { Peer::Unknown };
+            if peer == Peer::Dead {
+                println!("{} is said to be dead (--peer-is-dead)", node.config.peer);
+            }
+            let first = if first_sync { FirstSync::FromHere } else { FirstSync::Refuse };
+            node.serve(unit, peer, first, &mut said)
+                .with_context(|| format!("cannot serve {}", unit.name))?;
+            println!(
+                "{} is served by {} after {:.3} s",
+                unit.name,
+                node.config.node,
+                started.elapsed().as_secs_f64()
+            );
+        }
+        Verb::Release { unit, common } => {
+            let node = open(&common)?;
+            let unit = node.config.unit(&unit)?;
+            node.release(unit, &mut said).with_context(|| format!("cannot release {}", unit.name))?;
+            println!("{} is released after {:.3} s", unit.name, started.elapsed().as_secs_f64());
+        }
+        Verb::Wait { unit, common, timeout } => {
+            let node = open(&common)?;
+            let unit = node.config.unit(&unit)?;
+            let mut last = Instant::now() - Duration::from_secs(1);
+            let deadline = Deadline::after(Duration::from_secs(timeout));
+            node.wait_synced(unit, deadline, |progress| {
+                if last.elapsed() < Duration::from_millis(500) {
+                    return;
+                }
+                last = Instant::now();
+                let rate =
+                    progress.rate.map_or_else(String::new, |r| format!(", {:.1} MiB/s", mebibytes(r.0)));
+                let eta = progress.eta.map_or_else(String::new, |t| format!(", ETA {} s", t.as_secs()));
+                let bar = san_node::status::bar(progress.done, 40);
+                println!("{} {bar} {:5.1} %{rate}{eta}", unit.name, progress.done * 100.0);
+                // A line that is not seen is no progress bar; a closed pipe is no reason to stop waiting.
+                let _ = std::io::stdout().flush();
+            })?;
+            println!("{} is in sync after {:.1} s", unit.name, started.elapsed().as_secs_f64());
+        }
+        Verb::Destroy(common) => {
+            let node = open(&common)?;
+            if node.config.units.is_empty() {
+                bail!("{} has no units", common.config.display());
+            }
+            node.destroy(&mut said)?;
+            println!("taken down in {:.2} s", started.elapsed().as_secs_f64());
+        }
+    }
+    Ok(true)
+}
+
+#[allow(clippy::cast_precision_loss)] // Shown with one digit.
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
