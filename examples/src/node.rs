@@ -14,6 +14,9 @@ use netcfg::{FloatingAddr, Netcfg};
 
 use crate::config::{Config, Unit};
 
+/// A program that is not there.
+const NO_HELPER: &str = "/run/sankit/no-drbd-helper";
+
 /// How long `serve` waits for a connection that is not there yet, before it refuses.
 const CONNECTING: Duration = Duration::from_secs(10);
 
@@ -167,9 +170,9 @@ impl Node {
         if !self.luks.plan(&specs).context("disks")?.is_empty() {
             changed |= self.luks.ensure(&specs, &self.config.passphrase()?).context("disks")?;
         }
-        self.load_target()?;
+        self.warm_up()?;
         let drbd = Drbd::on(&self.host)?;
-        changed |= self.no_helper()?;
+        changed |= self.no_helper(&drbd)?;
         for unit in &self.config.units {
             if drbd.get(&unit.resource.name)?.is_none() {
                 changed |=
@@ -184,34 +187,34 @@ impl Node {
     /// Keeps the kernel from asking drbdadm. By default DRBD runs `/sbin/drbdadm before-resync-source minor-N` before a resync; drbdadm finds
     /// no such resource in its own configuration, says so with code 1, and the kernel takes that for a veto and drops the connection
     /// (`drbd_receiver.c`, `receive_bitmap`). A helper that is not there is no veto.
-    fn no_helper(&self) -> Result<bool> {
-        const PARAMETER: &str = "/sys/module/drbd/parameters/usermode_helper";
-        match self.host.tree().read_opt(PARAMETER)? {
-            Some(now) if now.trim() == "/sbin/drbdadm" => {
-                self.host.tree().write(PARAMETER, "disabled")?;
-                Ok(true)
-            }
-            _ => Ok(false),
+    fn no_helper(&self, drbd: &Drbd) -> Result<bool> {
+        let ours = drbd.helper()?.as_os_str() == "/sbin/drbdadm";
+        if ours {
+            drbd.set_helper(std::path::Path::new(NO_HELPER))?;
         }
+        Ok(ours)
     }
 
-    /// Loads the target's modules now. The kernel would load the backstores' at the first `mkdir`, in the middle of the first takeover: up
-    /// to two seconds there.
-    fn load_target(&self) -> Result<()> {
+    /// Loads now what the kernel would load in the middle of the first takeover, where it takes seconds: packet sockets at the first
+    /// announcement, the iSCSI fabric at its first directory, and four kinds of backstores at the first adapter of any kind
+    /// (`transport_subsystem_check_init`, `drivers/target/target_core_transport.c`, starts modprobe four times even if they are loaded).
+    fn warm_up(&self) -> Result<()> {
         if self.host.run_dir().is_none() {
             return Ok(());
         }
         Lio::on(&self.host)?;
-        for module in [Module::TARGET_IBLOCK, Module::TARGET_FILE, Module::TARGET_PSCSI, Module::TARGET_USER]
-        {
-            match self.host.exec().load(module, self.host.tree(), Deadline::after(CONNECTING)) {
-                Ok(_) | Err(host::exec::Error::NotInstalled { .. }) => {}
-                // iblock is the one we need; the kernel tries the others and goes on without them.
-                Err(error) if module == Module::TARGET_IBLOCK => return Err(error.into()),
-                Err(_) => {}
-            }
+        let tree = self.host.tree();
+        tree.ensure_dir("/sys/kernel/config/target/iscsi")?;
+        if tree.dirs("/sys/kernel/config/target/core")?.iter().all(|name| name == "alua") {
+            // An adapter without a device: made and taken away at once.
+            const ADAPTER: &str = "/sys/kernel/config/target/core/iblock_0";
+            tree.ensure_dir(ADAPTER)?;
+            tree.remove_dir(ADAPTER)?;
         }
-        Ok(())
+        match self.host.exec().load(Module::AF_PACKET, tree, Deadline::after(CONNECTING)) {
+            Ok(_) | Err(host::exec::Error::NotInstalled { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn metadata(&self, unit: &Unit, policy: NewMetadata) -> Result<bool> {

@@ -51,14 +51,8 @@ impl Module {
     pub const DRBD: Self = Self::plain("drbd");
     /// LIO's core.
     pub const TARGET_CORE: Self = Self::plain("target_core_mod");
-    /// LIO's block devices.
-    pub const TARGET_IBLOCK: Self = Self::plain("target_core_iblock");
-    /// LIO's files.
-    pub const TARGET_FILE: Self = Self::plain("target_core_file");
-    /// LIO's SCSI pass-through.
-    pub const TARGET_PSCSI: Self = Self::plain("target_core_pscsi");
-    /// LIO's user-space devices.
-    pub const TARGET_USER: Self = Self::plain("target_core_user");
+    /// Packet sockets, for announcing addresses.
+    pub const AF_PACKET: Self = Self::plain("af_packet");
     /// LIO's iSCSI fabric.
     pub const ISCSI_TARGET: Self = Self::plain("iscsi_target_mod");
     /// Encrypted devices.

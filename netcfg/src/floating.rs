@@ -91,6 +91,10 @@ impl FloatingAddr {
             let all = announce::frames(address.prefix.address, mac);
             frames.extend(all.into_iter().map(|frame| (link.index, frame)));
         }
+        // A machine in memory has no wire; its indices would mean other links on the machine that runs the test.
+        if host.run_dir().is_none() {
+            return Ok(());
+        }
         sys::send_frames(&frames).map_err(|source| {
             let shown: Vec<_> = addresses.iter().map(|a| format!("{} on {}", a.prefix, a.link)).collect();
             Error::Announce { object: shown.join(", "), source }

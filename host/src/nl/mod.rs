@@ -152,6 +152,13 @@ impl Transport {
     }
 }
 
+/// For layers: what stands between a host and its kernel opens the kernel's sockets through this.
+impl Kernel for Transport {
+    fn open(&self, protocol: Protocol) -> io::Result<Box<dyn Channel>> {
+        self.0.open(protocol)
+    }
+}
+
 #[derive(Debug)]
 struct Nothing;
 

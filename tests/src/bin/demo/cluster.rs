@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     pub(crate) fn san_node(&self, node: usize, verb: &[&str]) -> Result<String> {
-        let mut command = vec!["/lab/bin/san-node"];
+        let mut command = vec!["/usr/local/sbin/san-node"];
         command.extend(verb);
         command.extend(["--config", "/etc/sankit/node.toml"]);
         self.run(&self.nodes[node], &command)
@@ -142,7 +142,8 @@ impl Cluster {
     /// What an administrator has done once: secrets and the file on both nodes. Guests forget it at each power cut, as it is not on a disk.
     pub(crate) fn equip(&self, node: usize) -> Result<()> {
         let machine = &self.nodes[node];
-        machine.sh("mkdir -p /etc/sankit /run/keys; chmod 700 /run/keys")?;
+        // Installed as on a real node: /lab is a slow share.
+        machine.sh("mkdir -p /etc/sankit /run/keys; chmod 700 /run/keys; cp /lab/bin/san-node /usr/local/sbin/; sync")?;
         machine.push("/etc/sankit/node.toml", &self.config, 0o644)?;
         machine.push("/run/keys/san", PASSPHRASE, 0o600)?;
         machine.push("/run/keys/drbd", "a-replication-secret-of-the-lab", 0o600)?;
