@@ -28,8 +28,6 @@ impl Program {
     pub const DRBDMETA: Self = Self { name: "drbdmeta", package: "drbd-utils" };
     /// Loads kernel modules with what they depend on.
     pub const MODPROBE: Self = Self { name: "modprobe", package: "kmod" };
-    /// Logical volumes.
-    pub const LVM: Self = Self { name: "lvm", package: "lvm2" };
 }
 
 /// A kernel module that the family may load, with the options it needs.

@@ -2,7 +2,7 @@
 //!
 //! Six crates drive six Linux facilities (`drbd`, `lio`, `luks`, `netcfg`, `irqaff`, `multipath`). For them to compose
 //! they must agree on a few types: where the machine is ([`Host`]), how a change is described and carried out
-//! ([`Plan`](plan::Plan)), what a passphrase is ([`Secret`]) and what a name is ([`Iqn`], [`IfName`]). Those types, and the four
+//! ([`Plan`]), what a passphrase is ([`Secret`]) and what a name is ([`Iqn`], [`IfName`]). Those types, and the four
 //! ways of talking to a kernel that at least two of the crates need, live here; nothing else does.
 //!
 //! | module | what | feature |

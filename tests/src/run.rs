@@ -171,7 +171,7 @@ impl Context {
 pub(crate) fn base_dir() -> PathBuf {
     match env::var_os("SANKIT_LAB_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("lab"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("lab-runs"),
     }
 }
 

@@ -123,7 +123,8 @@ impl Machine {
             for entry in tree.list(dir).expect("a fake") {
                 if entry.kind == Kind::File {
                     let path = format!("{dir}/{}", entry.name);
-                    memory.edit(|nodes| nodes.put(&path, tree.read(&path).expect("a fake")));
+                    // Kernels end it with a line break, whatever was written.
+                    memory.edit(|nodes| nodes.put(&path, tree.read(&path).expect("a fake").trim()));
                 }
             }
         }
@@ -145,7 +146,12 @@ impl Machine {
         }
     }
 
-    fn change(&self, what: &str, path: &Path, run: impl FnOnce(&dyn Files) -> io::Result<()>) -> io::Result<()> {
+    fn change(
+        &self,
+        what: &str,
+        path: &Path,
+        run: impl FnOnce(&dyn Files) -> io::Result<()>,
+    ) -> io::Result<()> {
         if self.powerless.load(Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(EACCES));
         }

@@ -41,10 +41,12 @@ impl Journal {
         })
     }
 
-    /// How many writes failed.
-    pub(crate) fn errors(&self) -> Vec<String> {
-        let failed = self.records.iter().filter_map(|(_, record)| match record {
-            Record::Failed { sequence, errno } => Some(format!("write {sequence} failed with errno {errno}")),
+    /// The writes that failed, and when.
+    pub(crate) fn errors(&self) -> Vec<(Instant, String)> {
+        let failed = self.records.iter().filter_map(|(at, record)| match record {
+            Record::Failed { sequence, errno } => {
+                Some((*at, format!("write {sequence} failed with errno {errno}")))
+            }
             _ => None,
         });
         failed.collect()
@@ -156,7 +158,7 @@ mod tests {
             (0, Record::Submitted { sequence: 1, block: 1 }),
             (5, Record::Failed { sequence: 1, errno: 5 }),
         ]);
-        assert_eq!(journal.errors(), ["write 1 failed with errno 5"]);
+        assert_eq!(journal.errors()[0].1, "write 1 failed with errno 5");
         assert!(lost(&journal, &parse_blocks("1 empty\n")).is_empty());
     }
 

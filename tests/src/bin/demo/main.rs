@@ -355,9 +355,17 @@ impl Demo {
             writer.wait().context("the writers")?;
         }
         let journals: Vec<Journal> = (0..2).map(|unit| self.journal(unit)).collect();
-        let errors: Vec<String> = journals.iter().flat_map(Journal::errors).collect();
+        let errors: Vec<(Instant, String)> = journals.iter().flat_map(Journal::errors).collect();
+        // Up to the first power cut an error is a move's, from then on a power cut's.
+        let first_cut = self.kills.first().map(|kill| kill.at);
+        let (killed_errors, move_errors): (Vec<_>, Vec<_>) =
+            errors.iter().partition(|(at, _)| first_cut.is_some_and(|cut| *at >= cut));
         let acknowledged: usize = journals.iter().map(|j| j.acknowledged().count()).sum();
-        complaints.iter().chain(&errors).take(20).for_each(|line| println!("    JUDGE | {line}"));
+        complaints
+            .iter()
+            .chain(errors.iter().map(|(_, text)| text))
+            .take(20)
+            .for_each(|line| println!("    JUDGE | {line}"));
         let versions = report::versions(&self.cluster)?;
         let page = report::write(&cli.out, &journals, &self.moves, &self.kills, &versions, self.started)?;
         self.phase(&format!("report: {}", page.display()));
@@ -367,8 +375,8 @@ impl Demo {
         println!(
             "demo: move gap {moved:.2} s max {moved_max:.2}, errors {}; kill gap {killed:.2} s max {killed_max:.2}, errors {}; acknowledged \
              {acknowledged}, lost {}",
-            errors.len(),
-            errors.len(),
+            move_errors.len(),
+            killed_errors.len(),
             complaints.len()
         );
         Ok(complaints.is_empty() && errors.is_empty() && acknowledged > 0)

@@ -1,0 +1,146 @@
+//! What can be known to be wrong with a spec before a single message is sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use host::IfName;
+
+use super::invalid;
+use crate::error::{Error, Result};
+use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
+use crate::state::{LinkState, NetState};
+
+/// Everything that can be known to be wrong before a single message is sent.
+pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
+    let mut names = BTreeSet::new();
+    let mut addresses = BTreeMap::new();
+    let mut vlans = BTreeMap::new();
+    let mut bond_of_port: BTreeMap<&IfName, &IfName> = BTreeMap::new();
+    for link in &spec.links {
+        if !names.insert(&link.name) {
+            return Err(invalid(&link.name, "it is described twice"));
+        }
+        for address in &link.addresses {
+            if let Some(other) = addresses.insert(address.address, &link.name) {
+                return Err(invalid(address.address, format!("it is given to {other} and to {}", link.name)));
+            }
+        }
+        match &link.kind {
+            LinkKind::Existing => {
+                let seen = state.link(&link.name).ok_or_else(|| no_link(state, &link.name))?;
+                check_mtu(link, seen)?;
+            }
+            LinkKind::Vlan { parent, id } => {
+                if let Some(other) = vlans.insert((parent, id), &link.name) {
+                    return Err(invalid(&link.name, format!("VLAN {id} on {parent} is {other} already")));
+                }
+                check_vlan(state, spec, link, parent)?;
+            }
+            LinkKind::Bond(bond) => {
+                check_bond(state, spec, link, bond)?;
+                for port in &bond.ports {
+                    if let Some(other) = bond_of_port.insert(port, &link.name).filter(|o| *o != &link.name) {
+                        return Err(invalid(port, format!("it is a port of {other} and of {}", link.name)));
+                    }
+                }
+            }
+        }
+    }
+    for link in &spec.links {
+        if bond_of_port.contains_key(&link.name) && !link.addresses.is_empty() {
+            return Err(invalid(
+                &link.name,
+                "a port of a bond has no address of its own; give it to the bond",
+            ));
+        }
+        // A walk down that does not end within as many steps as there are links goes in a circle.
+        let mut at = vec![(&link.name, 0)];
+        while let Some((name, depth)) = at.pop() {
+            if depth > spec.links.len() {
+                return Err(invalid(&link.name, "it stands on itself"));
+            }
+            match spec.link(name).map(|l| &l.kind) {
+                Some(LinkKind::Vlan { parent, .. }) => at.push((parent, depth + 1)),
+                Some(LinkKind::Bond(bond)) => at.extend(bond.ports.iter().map(|p| (p, depth + 1))),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_link(state: &NetState, name: &IfName) -> Error {
+    let mut have: Vec<_> = state.links.values().map(|l| l.name.as_str()).filter(|n| *n != "lo").collect();
+    have.sort_unstable();
+    Error::NoLink { name: name.to_string(), have: format!("this machine has {}", have.join(", ")) }
+}
+
+fn check_mtu(link: &LinkSpec, seen: &LinkState) -> Result<()> {
+    let Some(mtu) = link.mtu else { return Ok(()) };
+    let (least, most) = (seen.mtu_range.0.unwrap_or(68), seen.mtu_range.1.unwrap_or(65_535));
+    if mtu < least || mtu > most {
+        return Err(invalid(
+            &link.name,
+            format!("mtu {mtu} is out of its driver's range, {least} to {most}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The MTU a link will have when the spec is applied.
+fn mtu_of(state: &NetState, spec: &NetSpec, name: &IfName) -> Option<u32> {
+    spec.link(name).and_then(|l| l.mtu).or_else(|| state.link(name).map(|l| l.mtu))
+}
+
+fn check_vlan(state: &NetState, spec: &NetSpec, link: &LinkSpec, parent: &IfName) -> Result<()> {
+    if spec.link(parent).is_none() && state.link(parent).is_none() {
+        return Err(no_link(state, parent));
+    }
+    match (link.mtu, mtu_of(state, spec, parent)) {
+        (Some(mtu), Some(below)) if mtu > below => Err(invalid(
+            &link.name,
+            format!("mtu {mtu} is larger than the {below} of {parent} below it; raise that first"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_bond(state: &NetState, spec: &NetSpec, link: &LinkSpec, bond: &BondSpec) -> Result<()> {
+    if let BondMode::Other(number) = bond.mode {
+        return Err(invalid(&link.name, format!("bond mode {number} is not known")));
+    }
+    for port in &bond.ports {
+        if spec.link(port).is_none() && state.link(port).is_none() {
+            return Err(no_link(state, port));
+        }
+        let own = spec.link(port).and_then(|l| l.mtu);
+        if let (Some(own), Some(mtu)) = (own, link.mtu.filter(|m| Some(*m) != own)) {
+            let reason =
+                format!("mtu {own}: as a port of {} it has the bond's, {mtu}; make them equal", link.name);
+            return Err(invalid(port, reason));
+        }
+        if let (Some(mtu), Some(seen)) = (link.mtu, state.link(port)) {
+            check_mtu(&LinkSpec::existing(port.clone()).with_mtu(mtu), seen)?;
+        }
+    }
+    match &bond.primary {
+        Some(primary) if !bond.ports.contains(primary) => {
+            return Err(invalid(&link.name, format!("its primary {primary} is none of its ports")));
+        }
+        Some(_) if !bond.mode.takes_primary() => {
+            return Err(invalid(&link.name, format!("mode {} has no primary port", bond.mode)));
+        }
+        _ => {}
+    }
+    let miimon = bond.miimon.as_millis();
+    for (what, delay) in
+        [("up delay", bond.up_delay.as_millis()), ("down delay", bond.down_delay.as_millis())]
+    {
+        if delay > 0 && (miimon == 0 || !delay.is_multiple_of(miimon)) {
+            let reason = format!(
+                "its {what} of {delay} ms is no multiple of miimon ({miimon} ms); the kernel would round it down"
+            );
+            return Err(invalid(&link.name, reason));
+        }
+    }
+    Ok(())
+}
