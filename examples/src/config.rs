@@ -230,6 +230,20 @@ impl Config {
         })
     }
 
+    /// The cards that a link stands for: itself, the ports of a bond, the card below a VLAN.
+    pub(crate) fn cards(&self, link: &IfName) -> BTreeSet<IfName> {
+        let (mut cards, mut seen, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![link]);
+        while let Some(name) = open.pop() {
+            match self.net.link(name).map(|spec| &spec.kind) {
+                _ if !seen.insert(name) => {}
+                Some(LinkKind::Vlan { parent, .. }) => open.push(parent),
+                Some(LinkKind::Bond(bond)) => open.extend(&bond.ports),
+                _ => drop(cards.insert(name.clone())),
+            }
+        }
+        cards
+    }
+
     /// The passphrase of the disks.
     ///
     /// # Errors

@@ -153,7 +153,9 @@ impl Node {
 
     fn policy(&self) -> Option<irqaff::Policy> {
         let irq = self.config.irq.as_ref()?;
-        let policy = irqaff::Policy::spread(irq.links.iter().cloned()).over(irq.cpus.clone());
+        // By the file, not by what is there now: a bond can be named before it is made.
+        let links = irq.links.iter().flat_map(|link| self.config.cards(link));
+        let policy = irqaff::Policy::spread(links).over(irq.cpus.clone());
         Some(if irq.xps { policy.with_xps() } else { policy })
     }
 
@@ -162,6 +164,9 @@ impl Node {
     /// # Errors
     /// The first facility that fails, with its step; the steps of that facility are undone.
     pub fn apply(&self, metadata: NewMetadata) -> Result<bool> {
+        // What can be known beforehand is known before the first step: a mistake in the disks leaves the network alone too.
+        Lio::on(&self.host)?;
+        self.plan()?;
         let mut changed = self.net()?.ensure(&self.config.net).context("network")?;
         if let Some(policy) = self.policy() {
             changed |= Irqaff::on(&self.host)?.ensure(&policy).context("interrupts")?;
@@ -246,7 +251,8 @@ impl Node {
     /// Serves a unit here: promote, objects, enable, addresses, announcement, in this order: nobody can reach a target that cannot serve yet.
     ///
     /// # Errors
-    /// Refused unless the peer is known to be Secondary or said to be dead. A step that fails leaves the unit unreachable, not half reachable.
+    /// Refused unless the peer is known to be Secondary or said to be dead. A unit that was not served before and
+    /// whose serving fails at a step is released again.
     pub fn serve(
         &self,
         unit: &Unit,
@@ -268,15 +274,26 @@ impl Node {
             }
             state = look()?;
         }
-        if !state.is_primary() {
-            allowed(&state, peer, &self.config.peer)?;
-            let how =
-                if first == FirstSync::FromHere { first_sync_allowed(&state)? } else { Promote::IfSafe };
-            step.did("checked");
-            drbd.promote(name, how)?;
-        }
-        step.did("promoted");
         let lio = Lio::on(&self.host)?;
+        if state.is_primary() {
+            step.did("promoted");
+            return self.open_up(unit, &lio, &mut step);
+        }
+        allowed(&state, peer, &self.config.peer)?;
+        let how = if first == FirstSync::FromHere { first_sync_allowed(&state)? } else { Promote::IfSafe };
+        step.did("checked");
+        drbd.promote(name, how)?;
+        step.did("promoted");
+        let result = self.open_up(unit, &lio, &mut step);
+        match result.as_ref().err().and_then(|_| self.release(unit, &mut |_, _| {}).err()) {
+            // What was not served before is not served now.
+            None => result,
+            Some(worse) => result.context(format!("it could not be taken back either ({worse:#})")),
+        }
+    }
+
+    /// From promoted to reachable: objects, enable, addresses, announcement.
+    fn open_up(&self, unit: &Unit, lio: &Lio, step: &mut Stopwatch<'_>) -> Result<()> {
         lio.ensure(&unit.target)?;
         step.did("exported");
         for address in &unit.addresses {

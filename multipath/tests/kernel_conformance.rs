@@ -57,10 +57,8 @@ fn prepare() -> Result<Initiator, Failed> {
         ip link set lo up
         modprobe -a target_core_mod iscsi_target_mod iscsi_tcp dm_multipath
         if ! [ -d /sys/kernel/config/target/iscsi/{TARGET} ]; then
-            truncate -s 64M /tmp/disk
-            loop=$(losetup -f --show /tmp/disk)
             targetcli set global auto_add_default_portal=false >/dev/null
-            targetcli /backstores/block create mp0 $loop >/dev/null
+            targetcli /backstores/block create mp0 /dev/disk/by-id/virtio-t0 >/dev/null
             targetcli /iscsi create {TARGET} >/dev/null
             targetcli /iscsi/{TARGET}/tpg1/luns create /backstores/block/mp0 >/dev/null
             targetcli /iscsi/{TARGET}/tpg1/portals create 127.0.0.1 >/dev/null
@@ -109,7 +107,7 @@ fn attach_detach() -> Result<(), Failed> {
     let started = std::time::Instant::now();
     let disk = initiator.attach(&spec("twelve-bytes-at-least")?, soon(60))?;
     println!("attached {} in {:?}", disk.device.display(), started.elapsed());
-    assert_eq!((disk.paths.len(), disk.size, disk.missing.len()), (2, 64 << 20, 0));
+    assert_eq!((disk.paths.len(), disk.size, disk.missing.len()), (2, 256 << 20, 0));
     let map = initiator.multipath().get(&disk.wwid)?.ok_or("no map")?;
     assert_eq!(map.working(), 2);
     assert!(map.paths().all(|p| p.checker_name == "directio"), "{map:?}");

@@ -25,7 +25,7 @@
 //! |---|---|
 //! | `SANKIT_ACCEL` | `kvm` or `tcg`, instead of the test boot |
 //! | `SANKIT_CACHE` | where images are kept; `/var/cache/sankit`, else `~/.cache/sankit` |
-//! | `SANKIT_LAB_DIR` | where runs live; `target/lab` of the workspace |
+//! | `SANKIT_LAB_DIR` | where runs live; `target/lab-runs` of the workspace |
 //! | `SANKIT_LAB_AGENT` | the guest agent, if it is not beside the running program |
 //! | `SANKIT_LAB` | is 1 for test programs that `lab test` runs in a guest; `SANKIT_LAB_*` is passed on |
 //!
@@ -81,7 +81,7 @@ pub struct Lab {
 
 impl Lab {
     /// Makes an empty lab and sweeps what killed labs have left behind. Its directory is
-    /// `target/lab/NAME-PID-N` of the workspace, or in `$SANKIT_LAB_DIR`.
+    /// `target/lab-runs/NAME-PID-N` of the workspace, or in `$SANKIT_LAB_DIR`.
     ///
     /// # Errors
     /// If the directory or the hub cannot be made, or the host is of another Debian suite than the guests.

@@ -167,7 +167,7 @@ impl Context {
     }
 }
 
-/// Where runs live: `$SANKIT_LAB_DIR`, else `target/lab` of the workspace.
+/// Where runs live: `$SANKIT_LAB_DIR`, else `target/lab-runs` of the workspace.
 pub(crate) fn base_dir() -> PathBuf {
     match env::var_os("SANKIT_LAB_DIR") {
         Some(dir) => PathBuf::from(dir),

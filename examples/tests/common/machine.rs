@@ -105,7 +105,10 @@ impl Machine {
         for memory in [&self.lio, &self.irq, &self.sysctls()] {
             memory.edit(|nodes| {
                 let shown = nodes.iter().filter(|(path, _)| !path.starts_with("/dev/"));
-                lines.extend(shown.map(|(path, node)| format!("{path} {node:?}")));
+                lines.extend(shown.map(|(path, node)| match node {
+                    host::fake::Node::File(data) => format!("{path} {:?}", String::from_utf8_lossy(data)),
+                    other => format!("{path} {other:?}"),
+                }));
             });
         }
         lines
@@ -123,8 +126,17 @@ impl Machine {
             for entry in tree.list(dir).expect("a fake") {
                 if entry.kind == Kind::File {
                     let path = format!("{dir}/{}", entry.name);
-                    // Kernels end it with a line break, whatever was written.
-                    memory.edit(|nodes| nodes.put(&path, tree.read(&path).expect("a fake").trim()));
+                    // Kernels have spaces and line breaks of their own, whatever was written.
+                    memory.edit(|nodes| {
+                        nodes.put(
+                            &path,
+                            tree.read(&path)
+                                .expect("a fake")
+                                .split_whitespace()
+                                .collect::<Vec<_>>()
+                                .join(" "),
+                        )
+                    });
                 }
             }
         }
