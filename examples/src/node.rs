@@ -165,8 +165,8 @@ impl Node {
     /// The first facility that fails, with its step; the steps of that facility are undone.
     pub fn apply(&self, metadata: NewMetadata) -> Result<bool> {
         // What can be known beforehand is known before the first step: a mistake in the disks leaves the network alone too.
-        Lio::on(&self.host)?;
         self.plan()?;
+        Lio::on(&self.host)?;
         let mut changed = self.net()?.ensure(&self.config.net).context("network")?;
         if let Some(policy) = self.policy() {
             changed |= Irqaff::on(&self.host)?.ensure(&policy).context("interrupts")?;

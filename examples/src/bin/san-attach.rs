@@ -28,7 +28,7 @@ struct Cli {
     /// File with the CHAP secret.
     #[arg(long, requires = "user")]
     secret_file: Option<PathBuf>,
-    /// Settings for a target that moves between two nodes.
+    /// Settings for a target that moves between two nodes: pings every second, and steady retransmission.
     #[arg(long)]
     failover: bool,
     /// Detach instead.
@@ -52,7 +52,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let started = Instant::now();
     let deadline = Deadline::after(Duration::from_secs(cli.timeout));
-    let initiator = Initiator::on(&Host::live())?;
+    let host = Host::live();
+    let initiator = Initiator::on(&host)?;
     if cli.detach {
         let was = initiator.detach(&cli.target, deadline)?;
         println!("{} {}", cli.target, if was { "detached" } else { "was not attached" });
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     if cli.failover {
         spec = spec.with_patience(Patience::failover());
+        retransmit_steadily(&host)?;
     }
     let disk = initiator.attach(&spec, deadline)?;
     println!(
@@ -87,4 +89,16 @@ fn run(cli: Cli) -> Result<()> {
     disk.paths.iter().for_each(|(portal, device)| println!("  {device} through {portal}"));
     disk.missing.iter().for_each(|(portal, why)| println!("  nothing through {portal}: {why}"));
     Ok(())
+}
+
+/// Makes the kernel repeat what is not acknowledged every 0.2 s, six times, before it begins to double the time (for connections with few
+/// packets under way, `tcp_retransmit_timer`, `net/ipv4/tcp_timer.c`). The node that takes over knows nothing of the old connection and resets
+/// it at the first packet it gets, so this is when the initiator learns that it can log in again: within 0.2 s instead of up to as long again
+/// as the outage lasted.
+fn retransmit_steadily(host: &Host) -> Result<()> {
+    const KNOB: &str = "/proc/sys/net/ipv4/tcp_thin_linear_timeouts";
+    match host.tree().read_opt(KNOB)? {
+        Some(now) if now.trim() == "0" => Ok(host.tree().write(KNOB, "1")?),
+        _ => Ok(()),
+    }
 }
