@@ -38,7 +38,7 @@ faults: images ## Planted faults: the demo's judge must find each of them
 	@scripts/faults
 
 bench: images ## Comparisons with the tools of Debian (CRATE=name for one)
-	$(CARGO) run --profile lab -p sankit-tests --bin bench -- $(CRATE)
+	$(CARGO) run --profile lab -p sankit-tests --bin bench -- --programs "$(CARGO_TARGET_DIR)/lab" $(CRATE)
 
 clean: ## Remove all that was built (guest images stay in the lab's cache)
 	$(CARGO) clean

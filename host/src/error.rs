@@ -144,7 +144,7 @@ pub enum LockError {
         holder: String,
     },
     /// The lock file could not be made.
-    #[error("cannot lock {path}")]
+    #[error("cannot lock {path}{}", if source.kind() == io::ErrorKind::PermissionDenied { " (run as root)" } else { "" })]
     Io {
         /// The lock file.
         path: String,

@@ -130,7 +130,7 @@ pub enum Error {
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
     /// Another process is applying.
-    #[error("mappings are being changed by another process")]
+    #[error("cannot take the lock of the mappings")]
     Locked(#[source] LockError),
     /// A step of a plan failed.
     #[error(transparent)]

@@ -71,7 +71,7 @@ pub enum Error {
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
     /// Another process is applying.
-    #[error("the network is being changed by another process")]
+    #[error("cannot take the lock of the network's configuration")]
     Locked(#[source] LockError),
     /// A step of a plan failed.
     #[error(transparent)]
