@@ -49,7 +49,8 @@ impl Nodes {
         lab.boot_all(&machines)?;
         let nodes = Self { lab, machines };
         for (number, machine) in nodes.machines.iter().enumerate() {
-            machine.sh("mkdir -p /etc/sankit /run/keys; chmod 700 /run/keys")?;
+            // On the share no page of a program is cached: each start would read all of it through the emulator.
+            machine.sh("mkdir -p /etc/sankit /run/keys; chmod 700 /run/keys; install /lab/bin/san-node /usr/local/bin/")?;
             machine.push("/etc/sankit/node.toml", CONFIG, 0o644)?;
             for (name, secret) in SECRETS {
                 machine.push(&format!("/run/keys/{name}"), secret, 0o600)?;
@@ -69,7 +70,7 @@ impl Nodes {
     /// Runs `san-node`, whatever comes of it; what it printed and complained is in `stdout`.
     pub(crate) fn try_san_node(&self, node: usize, words: &str) -> Result<Output> {
         let Some(machine) = self.machines.get(node) else { bail!("there is no node {node}") };
-        machine.run(Cmd::sh(&format!("/lab/bin/san-node {words} 2>&1")).deadline(PATIENCE))
+        machine.run(Cmd::sh(&format!("san-node {words} 2>&1")).deadline(PATIENCE))
     }
 
     /// Runs `san-node`, which must succeed.

@@ -162,7 +162,7 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
     let started = Instant::now();
     let pair = Pair::new(programs)?;
     println!("node: two nodes in sync after {:.0} s", started.elapsed().as_secs_f64());
-    let ours = |verb: &str| format!("/lab/bin/san-node {verb} {UNIT} --config /etc/sankit/node.toml");
+    let ours = |verb: &str| format!("san-node {verb} {UNIT}");
     let peer = |verb: &str| format!("bash /run/peer-{verb}");
     // One round that does not count: modules, caches.
     pair.time(&ours("serve"))?;
@@ -203,7 +203,7 @@ fn status(pair: &Pair, runs: u32) -> Result<Row> {
     pair.nodes.san_node(0, &format!("serve {UNIT}"))?;
     let (mut ours, mut peer) = (Vec::new(), Vec::new());
     for round in 0..=runs {
-        let times = (pair.time("/lab/bin/san-node status")?, pair.time("bash /run/peer-status")?);
+        let times = (pair.time("san-node status")?, pair.time("bash /run/peer-status")?);
         if round > 0 {
             ours.push(times.0);
             peer.push(times.1);
