@@ -1,5 +1,7 @@
 //! `node.toml`: one file for both nodes, the same on each. Every mistake is named by file, line and fix before anything is changed.
 
+mod raw;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,134 +16,9 @@ use luks::{MappingSpec, Uuid};
 use netcfg::{
     BondMode, BondSpec, FloatingAddr, LinkKind, LinkSpec, NetSpec, Prefix, RouteSpec, SysctlSpec, VlanId,
 };
-use serde::Deserialize;
 use toml::Spanned;
 
-/// The port every portal listens on unless `node.toml` says another.
-const ISCSI_PORT: u16 = 3260;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Raw {
-    cluster: Spanned<String>,
-    nodes: Spanned<Vec<String>>,
-    #[serde(default)]
-    link: Vec<RawLink>,
-    #[serde(default)]
-    sysctl: BTreeMap<Spanned<String>, toml::Value>,
-    #[serde(default)]
-    sysctl_at_least: BTreeMap<Spanned<String>, toml::Value>,
-    irq: Option<RawIrq>,
-    encryption: RawEncryption,
-    replication: Spanned<RawReplication>,
-    #[serde(default)]
-    initiator: Vec<RawInitiator>,
-    #[serde(default)]
-    unit: Vec<RawUnit>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawLink {
-    name: Spanned<String>,
-    mtu: Option<u32>,
-    vlan: Option<RawVlan>,
-    bond: Option<RawBond>,
-    #[serde(default)]
-    address: BTreeMap<String, Spanned<String>>,
-    gateway: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawVlan {
-    parent: Spanned<String>,
-    id: Spanned<u16>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawBond {
-    mode: Spanned<String>,
-    ports: Vec<Spanned<String>>,
-    primary: Option<Spanned<String>>,
-    #[serde(default = "hundred")]
-    miimon: u64,
-    #[serde(default)]
-    updelay: u64,
-    #[serde(default)]
-    downdelay: u64,
-    peer_notices: Option<u8>,
-}
-
-fn hundred() -> u64 {
-    100
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawIrq {
-    links: Vec<Spanned<String>>,
-    cpus: Spanned<String>,
-    #[serde(default)]
-    xps: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawEncryption {
-    passphrase_file: Spanned<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawReplication {
-    link: Spanned<String>,
-    #[serde(default)]
-    trusted: bool,
-    secret_file: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    net: BTreeMap<Spanned<String>, toml::Value>,
-    #[serde(default)]
-    disk: BTreeMap<Spanned<String>, toml::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawInitiator {
-    name: Spanned<String>,
-    user: Option<Spanned<String>>,
-    secret_file: Option<Spanned<PathBuf>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawUnit {
-    name: Spanned<String>,
-    home: Spanned<String>,
-    disk: BTreeMap<String, Spanned<String>>,
-    minor: Spanned<u32>,
-    port: Spanned<u16>,
-    target: Spanned<String>,
-    #[serde(default)]
-    lun: u64,
-    serial: Option<Spanned<String>>,
-    #[serde(default)]
-    address: Vec<RawFloating>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawFloating {
-    link: Spanned<String>,
-    address: Spanned<String>,
-    #[serde(default = "iscsi_port")]
-    port: u16,
-}
-
-fn iscsi_port() -> u16 {
-    ISCSI_PORT
-}
+use raw::{Raw, RawLink, RawUnit};
 
 /// A checked `node.toml`, from the point of view of one node.
 #[derive(Debug)]

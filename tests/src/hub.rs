@@ -83,11 +83,14 @@ impl Hub {
         Ok(Self { shared, thread, sockets: sockets.to_owned() })
     }
 
-    /// Adds a segment.
+    /// The segment of this name, added if there is none.
     pub(crate) fn segment(&self, name: &str) -> Segment {
         let mut state = locked(&self.shared.state);
-        state.segments.push(engine::Segment::default());
-        let number = state.segments.len() - 1;
+        let known = state.segments.iter().position(|segment| segment.name == name);
+        let number = known.unwrap_or(state.segments.len());
+        if known.is_none() {
+            state.segments.push(engine::Segment::new(name));
+        }
         let (shared, sockets) = (Arc::clone(&self.shared), self.sockets.clone());
         Segment { shared, number, name: name.to_owned(), sockets }
     }

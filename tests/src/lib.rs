@@ -102,7 +102,7 @@ impl Lab {
         self.context.path()
     }
 
-    /// Adds a segment.
+    /// The segment of this name, added if there is none.
     #[must_use]
     pub fn segment(&self, name: &str) -> Segment {
         self.hub.segment(name)

@@ -28,7 +28,7 @@ struct Cli {
     /// File with the CHAP secret.
     #[arg(long, requires = "user")]
     secret_file: Option<PathBuf>,
-    /// Settings for a target that moves between two nodes: pings every second, and steady retransmission.
+    /// Settings for a target that moves between two nodes: pings every second, steady retransmission, a connection given time to be made.
     #[arg(long)]
     failover: bool,
     /// Detach instead.
@@ -77,6 +77,7 @@ fn run(cli: Cli) -> Result<()> {
     if cli.failover {
         spec = spec.with_patience(Patience::failover());
         retransmit_steadily(&host)?;
+        let_connections_be_made(&host)?;
     }
     let disk = initiator.attach(&spec, deadline)?;
     println!(
@@ -101,4 +102,26 @@ fn retransmit_steadily(host: &Host) -> Result<()> {
         Some(now) if now.trim() == "0" => Ok(host.tree().write(KNOB, "1")?),
         _ => Ok(()),
     }
+}
+
+/// Gives iscsid 10 ms more to see that a connection was made. It looks for 1 ms only, and if the answer takes longer it looks again a whole
+/// second later (open-iscsi, `usr/initiator.c`, `session_conn_poll`); that second is most of what a writer would wait when a target moves.
+/// `poll` may be late by its process's timer slack (`fs/select.c`), so the slack is the knob: `/proc/PID/timerslack_ns`, as `TimerSlackNSec=`
+/// of a systemd unit sets it. It lasts as long as this iscsid does. The price: a portal that does not answer costs iscsid 11 ms a try.
+fn let_connections_be_made(host: &Host) -> Result<()> {
+    const SLACK: u64 = 10_000_000;
+    let tree = host.tree();
+    for process in tree.dirs("/proc")?.into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+        // A process may end while it is looked at.
+        let name = tree.read_opt(format!("/proc/{process}/comm")).ok().flatten();
+        if name.as_deref().map(str::trim) != Some("iscsid") {
+            continue;
+        }
+        let knob = format!("/proc/{process}/timerslack_ns");
+        let now = tree.read_opt(&knob)?.and_then(|text| text.trim().parse::<u64>().ok());
+        if now.is_some_and(|now| now < SLACK) {
+            tree.write(&knob, &SLACK.to_string())?;
+        }
+    }
+    Ok(())
 }

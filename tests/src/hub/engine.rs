@@ -51,11 +51,18 @@ pub(super) struct Port {
 /// One segment: a switch that learns.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
+    pub(super) name: String,
     pub(super) impair: Impair,
     pub(super) pcap: Option<Pcap>,
     pub(super) counters: Counters,
     ports: Vec<usize>,
     table: HashMap<[u8; 6], usize>,
+}
+
+impl Segment {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
 }
 
 /// A frame that waits for its time. Ordered by time, then by arrival.

@@ -9,7 +9,7 @@ const QUIET: Duration = Duration::from_millis(40);
 struct Net {
     segment: Segment,
     taps: Vec<Tap>,
-    _hub: Hub,
+    hub: Hub,
     dir: PathBuf,
 }
 
@@ -37,7 +37,7 @@ fn net(name: &str, count: usize) -> Net {
     for tap in &taps {
         while tap.receive(QUIET).unwrap().is_some() {}
     }
-    Net { segment, taps, _hub: hub, dir }
+    Net { segment, taps, hub, dir }
 }
 
 fn frame(to: u8, from: u8, length: usize) -> Vec<u8> {
@@ -137,7 +137,8 @@ fn a_rate_limit_paces_frames() {
 fn a_capture_holds_every_frame() {
     let net = net("pcap", 2);
     let file = net.dir.join("x.pcap");
-    net.segment.capture(&file).unwrap();
+    // By its name it is the same segment, not a second one.
+    net.hub.segment("pcap").capture(&file).unwrap();
     for _ in 0..5 {
         net.taps[0].send(&frame(0xff, 1, 100)).unwrap();
         net.taps[1].receive(WAIT).unwrap().unwrap();

@@ -99,7 +99,7 @@ pub(super) fn command(
 fn kernel_line(spec: &MachineBuilder) -> String {
     let mode = if spec.mode == Mode::Tiny { "tiny" } else { "root" };
     // panic=-1 and -no-reboot: a panic ends QEMU at once. loglevel=5 shows warnings and worse.
-    let fixed = "console=ttyS0 quiet loglevel=5 panic=-1 net.ifnames=0 mitigations=off nokaslr nowatchdog \
+    let fixed = "console=ttyS0 quiet loglevel=5 panic=-1 net.ifnames=0 mitigations=off nokaslr nowatchdog no_timer_check \
                  cryptomgr.notests random.trust_cpu=on raid=noautodetect rcupdate.rcu_cpu_stall_timeout=120";
     format!("{fixed} lab.mode={mode} lab.host={}{}", spec.name, spec.append)
 }

@@ -4,6 +4,7 @@
 mod cluster;
 mod judge;
 mod report;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Parser, ValueEnum};
 use lab::{Cmd, Running};
 
-use cluster::{Cluster, UNITS, Unit};
+use cluster::{Cluster, UNITS};
 use judge::Journal;
 
 /// The blocks a writer goes round over: 8 MiB.
@@ -79,6 +80,7 @@ pub(crate) struct Event {
 
 struct Demo {
     cluster: Cluster,
+    captures: Vec<PathBuf>,
     journals: Journals,
     writers: Vec<Running>,
     devices: Vec<String>,
@@ -100,9 +102,10 @@ fn run(cli: &Cli) -> Result<bool> {
     phase(started, "booting n1, n2 and hv");
     let cluster = Cluster::boot(&cli.programs, cli.disk)?;
     phase(started, "captures of both storage networks begin");
-    cluster.capture(&cli.out)?;
+    let captures = cluster.capture(&cli.out)?;
     let mut demo = Demo {
         cluster,
+        captures,
         journals: Journals::default(),
         writers: Vec::new(),
         devices: Vec::new(),
@@ -119,6 +122,15 @@ fn run(cli: &Cli) -> Result<bool> {
         machines.iter().for_each(cluster::show_state);
     }
     result
+}
+
+/// Does it for each at the same time; the first that fails.
+fn each<T: Copy + Send>(of: &[T], f: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let f = &f;
+        let threads: Vec<_> = of.iter().map(|&one| scope.spawn(move || f(one))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+    })
 }
 
 impl Demo {
@@ -180,19 +192,8 @@ impl Demo {
     }
 
     fn on_both(&self, f: impl Fn(&Cluster, usize) -> Result<()> + Sync) -> Result<()> {
-        std::thread::scope(|scope| {
-            let threads = [0, 1].map(|node| {
-                scope.spawn({
-                    let f = &f;
-                    let cluster = &self.cluster;
-                    move || f(cluster, node)
-                })
-            });
-            for thread in threads {
-                thread.join().map_err(|_| anyhow!("a thread panicked"))??;
-            }
-            Ok(())
-        })
+        let cluster = &self.cluster;
+        each(&[0, 1], |node| f(cluster, node))
     }
 
     fn start_writers(&mut self) -> Result<()> {
@@ -234,20 +235,19 @@ impl Demo {
         journals.get(&(unit as u64)).cloned().unwrap_or_default()
     }
 
-    /// Waits until every writer goes on after `since`, at most half a minute; the longest gap of each unit since then.
-    fn gap_since(&self, since: Instant, unit: usize) -> f64 {
+    /// Waits until the writers of these units go on after `since`, at most a minute; the longest any of them waited.
+    fn gap_since(&self, since: Instant, units: &[usize]) -> f64 {
         let limit = since + Duration::from_secs(60);
-        loop {
-            let journal = self.journal(unit);
-            let later =
-                journal.acknowledged().filter(|(at, ..)| *at > since + Duration::from_millis(500)).count();
-            // Twenty more: it does not stutter.
-            if later > 20 || Instant::now() > limit {
-                std::thread::sleep(Duration::from_secs(1));
-                return self.journal(unit).gap(since, Instant::now());
-            }
+        let moment = since + Duration::from_millis(500);
+        // Twenty more: it does not stutter.
+        let goes_on =
+            |unit: &usize| self.journal(*unit).acknowledged().filter(|(at, ..)| *at > moment).count() > 20;
+        while !units.iter().all(goes_on) && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(100));
         }
+        std::thread::sleep(Duration::from_secs(1));
+        let until = Instant::now();
+        units.iter().map(|unit| self.journal(*unit).gap(since, until)).fold(0.0, f64::max)
     }
 
     fn planned_move(&mut self, n: usize) -> Result<()> {
@@ -259,7 +259,7 @@ impl Demo {
         self.cluster.san_node(from, &["release", unit.name])?;
         self.cluster.san_node(to, &["serve", unit.name])?;
         self.serving[0] = to;
-        let gap = self.gap_since(at, 0);
+        let gap = self.gap_since(at, &[0]);
         self.phase(&format!("move {}: the writer waited {gap:.2} s", n + 1));
         self.moves.push(Event { what: format!("move {} to {}", n + 1, names[1]), at, gap });
         Ok(())
@@ -267,27 +267,22 @@ impl Demo {
 
     fn power_cut(&mut self, n: usize) -> Result<()> {
         let (dead, heir) = (self.serving[0], 1 - self.serving[0]);
-        let mine: Vec<&Unit> = (0..2).filter(|u| self.serving[*u] == dead).map(|u| &UNITS[u]).collect();
+        let mine: Vec<usize> = (0..2).filter(|unit| self.serving[*unit] == dead).collect();
+        let names: Vec<&str> = mine.iter().map(|unit| UNITS[*unit].name).collect();
         let name = self.cluster.nodes[dead].name().to_owned();
-        self.phase(&format!(
-            "power cut {}: {name}, which serves {}",
-            n + 1,
-            mine.iter().map(|u| u.name).collect::<Vec<_>>().join(" and ")
-        ));
+        self.phase(&format!("power cut {}: {name}, which serves {}", n + 1, names.join(" and ")));
         let at = Instant::now();
         self.cluster.nodes[dead].power_cut();
         if self.cluster.nodes[dead].is_on() {
             return Err(anyhow!("{name} is still on"));
         }
+        // All at once, as a cluster manager does it.
+        let cluster = &self.cluster;
+        each(&names, |unit| cluster.san_node(heir, &["serve", unit, "--peer-is-dead"]).map(drop))?;
         for unit in &mine {
-            self.cluster.san_node(heir, &["serve", unit.name, "--peer-is-dead"])?;
+            self.serving[*unit] = heir;
         }
-        for (index, serving) in self.serving.iter_mut().enumerate() {
-            if mine.iter().any(|u| u.name == UNITS[index].name) {
-                *serving = heir;
-            }
-        }
-        let gap = self.gap_since(at, 0);
+        let gap = self.gap_since(at, &mine);
         self.phase(&format!("power cut {}: the writer waited {gap:.2} s", n + 1));
         self.kills.push(Event { what: format!("power cut {} of {name}", n + 1), at, gap });
         self.phase(&format!("{name} comes back and catches up"));
@@ -360,10 +355,18 @@ impl Demo {
         let first_cut = self.kills.first().map(|kill| kill.at);
         let (killed_errors, move_errors): (Vec<_>, Vec<_>) =
             errors.iter().partition(|(at, _)| first_cut.is_some_and(|cut| *at >= cut));
+        let wire = wire::judge(&self.captures)?;
+        self.phase(&format!(
+            "wire: {} logins, {} complaints; {} connections of the node before were ended by the node that serves",
+            wire.logins,
+            wire.complaints.len(),
+            wire.stale
+        ));
         let acknowledged: usize = journals.iter().map(|j| j.acknowledged().count()).sum();
         complaints
             .iter()
             .chain(errors.iter().map(|(_, text)| text))
+            .chain(&wire.complaints)
             .take(20)
             .for_each(|line| println!("    JUDGE | {line}"));
         let versions = report::versions(&self.cluster)?;
@@ -379,6 +382,8 @@ impl Demo {
             killed_errors.len(),
             complaints.len()
         );
-        Ok(complaints.is_empty() && errors.is_empty() && acknowledged > 0)
+        // Each unit logs in over both portals at the beginning: fewer logins and the captures are worth nothing.
+        let seen = wire.complaints.is_empty() && wire.logins >= 4;
+        Ok(complaints.is_empty() && errors.is_empty() && acknowledged > 0 && seen)
     }
 }

@@ -1,0 +1,27 @@
+//! Reading /proc/interrupts of a large machine.
+
+use std::fmt::Write;
+
+use divan::{Bencher, black_box};
+
+fn main() {
+    divan::main();
+}
+
+/// The file of a machine with so many processors and interrupts.
+fn text(cpus: usize, interrupts: usize) -> String {
+    let mut text = String::from("     ");
+    (0..cpus).for_each(|cpu| drop(write!(text, " {:>10}", format!("CPU{cpu}"))));
+    for irq in 0..interrupts {
+        let _ = write!(text, "\n{irq:>4}:");
+        (0..cpus).for_each(|cpu| drop(write!(text, " {:>10}", (irq * cpu) % 1_000_000)));
+        let _ = write!(text, "  IR-PCI-MSIX-0000:3b:00.0 {irq}-edge      mlx5_comp{irq}@pci:0000:3b:00.0");
+    }
+    text + "\n"
+}
+
+#[divan::bench(sample_count = 10)]
+fn parse_256_cpus_1000_interrupts(bencher: Bencher<'_, '_>) {
+    let text = text(256, 1000);
+    bencher.bench(|| irqaff::wire::interrupts::parse(black_box(&text)).map(|lines| lines.len()));
+}
