@@ -11,10 +11,14 @@ fn main() {
 /// The file of a machine with so many processors and interrupts.
 fn text(cpus: usize, interrupts: usize) -> String {
     let mut text = String::from("     ");
-    (0..cpus).for_each(|cpu| drop(write!(text, " {:>10}", format!("CPU{cpu}"))));
+    for cpu in 0..cpus {
+        let _ = write!(text, " {:>10}", format!("CPU{cpu}"));
+    }
     for irq in 0..interrupts {
         let _ = write!(text, "\n{irq:>4}:");
-        (0..cpus).for_each(|cpu| drop(write!(text, " {:>10}", (irq * cpu) % 1_000_000)));
+        for cpu in 0..cpus {
+            let _ = write!(text, " {:>10}", (irq * cpu) % 1_000_000);
+        }
         let _ = write!(text, "  IR-PCI-MSIX-0000:3b:00.0 {irq}-edge      mlx5_comp{irq}@pci:0000:3b:00.0");
     }
     text + "\n"

@@ -9,11 +9,11 @@ fn main() {
 
 fn spec() -> Option<TargetSpec> {
     let mut spec = TargetSpec::new("iqn.2026-01.com.example:bench".parse().ok()?);
-    for n in 0..512 {
+    for n in 0..512_u64 {
         let name = format!("disk{n}");
         let serial = format!("{n:032x}").parse().ok()?;
         spec = spec.with_lun(
-            n,
+            lio::Lun::try_from(n).ok()?,
             BackstoreSpec::block(name.parse().ok()?, format!("/dev/mapper/{name}")).with_serial(serial),
         );
     }

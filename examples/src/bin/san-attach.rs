@@ -120,7 +120,7 @@ fn let_connections_be_made(host: &Host) -> Result<()> {
         let knob = format!("/proc/{process}/timerslack_ns");
         let now = tree.read_opt(&knob)?.and_then(|text| text.trim().parse::<u64>().ok());
         if now.is_some_and(|now| now < SLACK) {
-            tree.write(&knob, &SLACK.to_string())?;
+            tree.write(&knob, SLACK.to_string())?;
         }
     }
     Ok(())

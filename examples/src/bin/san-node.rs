@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -90,8 +91,31 @@ enum Verb {
     Destroy(Common),
 }
 
+/// Lines about steps that are not printed yet. While a writer waits for a takeover, every line on its own would wake whoever reads them.
+static LINES: Mutex<(String, Option<Instant>)> = Mutex::new((String::new(), None));
+
+/// Prints a line, together with others that come within a fifth of a second.
+fn say(line: &str) {
+    let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.0.push_str(line);
+    lines.0.push('\n');
+    if lines.1.is_none_or(|last| last.elapsed() > Duration::from_millis(200)) {
+        print!("{}", std::mem::take(&mut lines.0));
+        let _ = std::io::stdout().flush();
+        lines.1 = Some(Instant::now());
+    }
+}
+
+/// Prints what is left of the lines about steps.
+fn said_all() {
+    print!("{}", std::mem::take(&mut LINES.lock().unwrap_or_else(PoisonError::into_inner).0));
+    let _ = std::io::stdout().flush();
+}
+
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    let result = run(Cli::parse().verb);
+    said_all();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -120,12 +144,8 @@ fn open(common: &Common) -> Result<Node> {
     }
     let host = host.with_observer(|step| {
         let verdict = if step.ok { "" } else { "  FAILED" };
-        println!(
-            "  {:<8} {:>7.1} ms  {}{verdict}",
-            step.facility,
-            step.took.as_secs_f64() * 1000.0,
-            step.text
-        );
+        let took = step.took.as_secs_f64() * 1000.0;
+        say(&format!("  {:<8} {took:>7.1} ms  {}{verdict}", step.facility, step.text));
     });
     let node = match &common.node {
         Some(name) => name.clone(),
@@ -136,7 +156,7 @@ fn open(common: &Common) -> Result<Node> {
 }
 
 fn said(what: &str, took: Duration) {
-    println!("  {what:<11} {:>7.1} ms", took.as_secs_f64() * 1000.0);
+    say(&format!("  {what:<11} {:>7.1} ms", took.as_secs_f64() * 1000.0));
 }
 
 fn run(verb: Verb) -> Result<bool> {
@@ -157,11 +177,8 @@ fn run(verb: Verb) -> Result<bool> {
             let policy = if create_metadata { NewMetadata::Create } else { NewMetadata::Refuse };
             let changed = node.apply(policy)?;
             let verdict = if changed { "applied" } else { "nothing to do" };
-            println!(
-                "{verdict}, {} steps in {:.2} s",
-                node.host.steps_done(),
-                started.elapsed().as_secs_f64()
-            );
+            let took = started.elapsed().as_secs_f64();
+            say(&format!("{verdict}, {} steps in {took:.2} s", node.host.steps_done()));
         }
         Verb::Status { common, json } => {
             let status = open(&common)?.status()?;
@@ -175,23 +192,23 @@ fn run(verb: Verb) -> Result<bool> {
             let unit = node.config.unit(&unit)?;
             let peer = if peer_is_dead { Peer::Dead } else { Peer::Unknown };
             if peer == Peer::Dead {
-                println!("{} is said to be dead (--peer-is-dead)", node.config.peer);
+                say(&format!("{} is said to be dead (--peer-is-dead)", node.config.peer));
             }
             let first = if first_sync { FirstSync::FromHere } else { FirstSync::Refuse };
             node.serve(unit, peer, first, &mut said)
                 .with_context(|| format!("cannot serve {}", unit.name))?;
-            println!(
+            say(&format!(
                 "{} is served by {} after {:.3} s",
                 unit.name,
                 node.config.node,
                 started.elapsed().as_secs_f64()
-            );
+            ));
         }
         Verb::Release { unit, common } => {
             let node = open(&common)?;
             let unit = node.config.unit(&unit)?;
             node.release(unit, &mut said).with_context(|| format!("cannot release {}", unit.name))?;
-            println!("{} is released after {:.3} s", unit.name, started.elapsed().as_secs_f64());
+            say(&format!("{} is released after {:.3} s", unit.name, started.elapsed().as_secs_f64()));
         }
         Verb::Wait { unit, common, timeout } => {
             let node = open(&common)?;
@@ -219,7 +236,7 @@ fn run(verb: Verb) -> Result<bool> {
                 bail!("{} has no units", common.config.display());
             }
             node.destroy(&mut said)?;
-            println!("taken down in {:.2} s", started.elapsed().as_secs_f64());
+            say(&format!("taken down in {:.2} s", started.elapsed().as_secs_f64()));
         }
     }
     Ok(true)

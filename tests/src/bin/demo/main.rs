@@ -142,8 +142,8 @@ impl Demo {
         self.set_up()?;
         self.start_writers()?;
         std::thread::sleep(Duration::from_secs(2));
-        for n in 0..cli.moves {
-            self.planned_move(n)?;
+        for _ in 0..cli.moves {
+            self.planned_move(0)?;
         }
         for n in 0..cli.cuts {
             self.power_cut(n)?;
@@ -250,18 +250,20 @@ impl Demo {
         units.iter().map(|unit| self.journal(*unit).gap(since, until)).fold(0.0, f64::max)
     }
 
-    fn planned_move(&mut self, n: usize) -> Result<()> {
-        let unit = &UNITS[0];
-        let (from, to) = (self.serving[0], 1 - self.serving[0]);
+    /// Moves a unit to the other node.
+    fn planned_move(&mut self, index: usize) -> Result<()> {
+        let unit = &UNITS[index];
+        let (from, to) = (self.serving[index], 1 - self.serving[index]);
         let names = [self.cluster.nodes[from].name().to_owned(), self.cluster.nodes[to].name().to_owned()];
-        self.phase(&format!("move {}: {} from {} to {}", n + 1, unit.name, names[0], names[1]));
+        let n = self.moves.len() + 1;
+        self.phase(&format!("move {n}: {} from {} to {}", unit.name, names[0], names[1]));
         let at = Instant::now();
         self.cluster.san_node(from, &["release", unit.name])?;
         self.cluster.san_node(to, &["serve", unit.name])?;
-        self.serving[0] = to;
-        let gap = self.gap_since(at, &[0]);
-        self.phase(&format!("move {}: the writer waited {gap:.2} s", n + 1));
-        self.moves.push(Event { what: format!("move {} to {}", n + 1, names[1]), at, gap });
+        self.serving[index] = to;
+        let gap = self.gap_since(at, &[index]);
+        self.phase(&format!("move {n}: the writer waited {gap:.2} s"));
+        self.moves.push(Event { what: format!("move {n}, {} to {}", unit.name, names[1]), at, gap });
         Ok(())
     }
 
@@ -286,7 +288,12 @@ impl Demo {
         self.phase(&format!("power cut {}: the writer waited {gap:.2} s", n + 1));
         self.kills.push(Event { what: format!("power cut {} of {name}", n + 1), at, gap });
         self.phase(&format!("{name} comes back and catches up"));
-        self.cluster.bring_back(dead)
+        self.cluster.bring_back(dead)?;
+        // As before: each node serves its own.
+        for unit in (0..2).filter(|unit| UNITS[*unit].home == dead) {
+            self.planned_move(unit)?;
+        }
+        Ok(())
     }
 
     fn stop_writers(&mut self) -> Result<()> {
@@ -351,10 +358,10 @@ impl Demo {
         }
         let journals: Vec<Journal> = (0..2).map(|unit| self.journal(unit)).collect();
         let errors: Vec<(Instant, String)> = journals.iter().flat_map(Journal::errors).collect();
-        // Up to the first power cut an error is a move's, from then on a power cut's.
-        let first_cut = self.kills.first().map(|kill| kill.at);
+        // An error is of what happened last before it.
+        let last = |events: &[Event], at: &Instant| events.iter().map(|e| e.at).filter(|e| e <= at).max();
         let (killed_errors, move_errors): (Vec<_>, Vec<_>) =
-            errors.iter().partition(|(at, _)| first_cut.is_some_and(|cut| *at >= cut));
+            errors.iter().partition(|(at, _)| last(&self.kills, at) > last(&self.moves, at));
         let wire = wire::judge(&self.captures)?;
         self.phase(&format!(
             "wire: {} logins, {} complaints; {} connections of the node before were ended by the node that serves",
