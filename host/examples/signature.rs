@@ -3,7 +3,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in std::env::args_os().skip(1) {
-        let found = host::signature::find(path.as_ref())?;
+        let found = host::signature::find(&mut std::fs::File::open(&path)?)?;
         println!("{}: {found:?}", path.to_string_lossy());
     }
     Ok(())

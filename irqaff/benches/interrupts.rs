@@ -27,5 +27,6 @@ fn text(cpus: usize, interrupts: usize) -> String {
 #[divan::bench(sample_count = 10)]
 fn parse_256_cpus_1000_interrupts(bencher: Bencher<'_, '_>) {
     let text = text(256, 1000);
+    assert!(irqaff::wire::interrupts::parse(&text).is_ok_and(|lines| lines.len() == 1000));
     bencher.bench(|| irqaff::wire::interrupts::parse(black_box(&text)).map(|lines| lines.len()));
 }

@@ -11,7 +11,7 @@ fn spec() -> Option<TargetSpec> {
     let mut spec = TargetSpec::new("iqn.2026-01.com.example:bench".parse().ok()?);
     for n in 0..512_u64 {
         let name = format!("disk{n}");
-        let serial = format!("{n:032x}").parse().ok()?;
+        let serial = format!("{n:08x}{:024x}", 0).parse().ok()?;
         spec = spec.with_lun(
             lio::Lun::try_from(n).ok()?,
             BackstoreSpec::block(name.parse().ok()?, format!("/dev/mapper/{name}")).with_serial(serial),
@@ -30,5 +30,6 @@ fn machine() -> Option<Lio> {
 #[divan::bench]
 fn of_512_luns_from_nothing(bencher: Bencher<'_, '_>) {
     let (Some(lio), Some(spec)) = (machine(), spec()) else { return };
+    assert!(lio.plan(&spec).is_ok_and(|plan| plan.len() > 512));
     bencher.bench(|| lio.plan(&spec).map(|plan| plan.len()));
 }

@@ -27,5 +27,6 @@ fn list_200(bencher: Bencher<'_, '_>) {
     let Some(answer) = answer(200) else { return };
     let daemon = FakeMultipathd::new().with_answer("show maps json", &answer);
     let multipath = daemon.multipath();
+    assert!(multipath.list().is_ok_and(|maps| maps.len() == 200));
     bencher.bench(|| multipath.list().map(|maps| maps.len()));
 }
