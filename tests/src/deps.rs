@@ -36,6 +36,7 @@ pub const DEPENDENCIES: &[Dependency] = &[
     },
     Dependency { package: "libc-bin", program: "ldd", why: "finds the libraries of test binaries" },
     Dependency { package: "xz-utils", program: "xz", why: "unpacks kernel modules" },
+    Dependency { package: "zstd", program: "zstd", why: "unpacks kernels 6.12 and later" },
     Dependency { package: "dpkg", program: "dpkg-deb", why: "unpacks Debian packages" },
     Dependency { package: "apt", program: "apt-get", why: "downloads Debian packages" },
 ];
