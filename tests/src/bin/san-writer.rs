@@ -149,7 +149,14 @@ fn plant(what: &str, device: &str, run: &str, block: &str) -> Result<()> {
     let mut page = Box::new(Page([0; BLOCK]));
     match what {
         "lost" => {}
-        "stale" => stamp(&mut page, run, block, block),
+        "stale" => {
+            stamp(&mut page, run, block, block);
+            let mut now = Box::new(Page([0; BLOCK]));
+            disk.read_exact_at(&mut now.0, block * 4096)?;
+            if now.0 == page.0 {
+                bail!("block {block} was written only once: no older version of it can be planted");
+            }
+        }
         other => bail!("{other:?} cannot be planted"),
     }
     disk.write_all_at(&page.0, block * 4096).context("cannot plant")

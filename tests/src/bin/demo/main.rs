@@ -20,8 +20,8 @@ use lab::{Cmd, Running};
 use cluster::{Cluster, UNITS};
 use judge::Journal;
 
-/// The blocks a writer goes round over: 8 MiB.
-const BLOCKS: u64 = 2048;
+/// The blocks a writer goes round over: 1 MiB, so that each is written anew every few seconds.
+const BLOCKS: u64 = 256;
 
 /// The whole chain in the lab, judged.
 #[derive(Debug, Parser)]
