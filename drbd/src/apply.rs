@@ -198,7 +198,8 @@ impl Drbd {
             Step::NewMinor { name, volume, minor } => self.new_minor(name, *volume, *minor, deadline)?,
             Step::DelMinor { minor } => self.minor_command(Command::DEL_MINOR, *minor, deadline)?,
             Step::ApplyAl { minor, disk, meta } => {
-                Metadata::apply_al(&self.host, *minor, disk, meta, deadline)?
+                log::debug!("{FACILITY}: activity log of minor {minor}");
+                Metadata::apply_al(&self.host, disk, meta)?;
             }
             Step::Attach { minor, disk, meta, options } => {
                 let object = format!("{} to minor {minor}", disk.display());

@@ -56,6 +56,8 @@ mod refusal;
 mod role;
 mod spec;
 mod state;
+#[allow(unsafe_code)]
+mod sys;
 mod wait;
 mod watch;
 mod wire;
@@ -66,8 +68,11 @@ use std::time::Duration;
 pub use error::{Error, ErrorKind, Result};
 pub use holders::Holder;
 pub use host::plan::{Failed, KillPoint, Step as PlanStep, StepEvent, Undo, Undone};
+pub use host::signature::{Found, Signature};
 pub use host::{Bytes, Deadline, Host, Impact, ParseError, Plan, Secret, Sectors, Watch};
-pub use metadata::{ExistingData, Metadata, Overwrite, Signature};
+pub use metadata::{
+    Format, Metadata, MetadataFlags, MetadataSpec, Overwrite, PeerMetadata, Replayed, Written,
+};
 pub use name::{Minor, ResourceName, Volume};
 pub use options::{DiskOptions, Fencing, Kind, NetOptions, OptionRow, Protocol, ResourceOptions, Unit};
 pub use plan::{Step, diff};

@@ -37,6 +37,11 @@ pub const DEPENDENCIES: &[Dependency] = &[
     Dependency { package: "libc-bin", program: "ldd", why: "finds the libraries of test binaries" },
     Dependency { package: "xz-utils", program: "xz", why: "unpacks kernel modules" },
     Dependency { package: "dpkg", program: "dpkg-deb", why: "unpacks Debian packages" },
+    Dependency {
+        package: "drbd-utils",
+        program: "drbdmeta",
+        why: "is what our DRBD metadata is compared with",
+    },
     Dependency { package: "apt", program: "apt-get", why: "downloads Debian packages" },
 ];
 

@@ -9,7 +9,7 @@ use host::nl::{Message, NESTED, Protocol, Reply, attributes, flags};
 
 use super::encode::{self, FAMILY_ID};
 use super::model::{self, Backing, Cluster, Verdict};
-use super::{EVENTS, NOTIFY, World, lock, write_images};
+use super::{EVENTS, NOTIFY, World, lock};
 use crate::link::FAMILY;
 use crate::watch::GROUP;
 use crate::wire::{Command, NO_MINOR, Packet, SET_DEFAULTS, nest};
@@ -114,6 +114,7 @@ impl Kernel {
     }
 
     fn change(&self, world: &mut World, request: &Reply, packet: &Packet<'_>) -> Answer {
+        world.read_images();
         let before = world.look();
         let verdict = match world.planted.pop().filter(|code| *code != 101) {
             Some(code) => Some((code, "")),
@@ -135,9 +136,7 @@ impl Kernel {
                 deliver(world.kernels.get(node), replies);
             }
         }
-        for (memory, node) in world.memories.iter().zip(&world.cluster.nodes) {
-            write_images(memory, &node.disks);
-        }
+        world.write_images();
         answer
     }
 

@@ -4,10 +4,13 @@
 //! s32 ret_code } | nests`. Nests are sent with `NLA_F_NESTED`, without which generic netlink answers EINVAL; what comes back may
 //! or may not carry it, so types are masked on receipt.
 
+pub(crate) mod activity_log;
 #[cfg(all(test, feature = "fake"))]
 mod capture;
 pub(crate) mod disk;
+pub(crate) mod dump;
 pub(crate) mod net;
+pub(crate) mod superblock;
 pub(crate) mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};

@@ -17,7 +17,7 @@ pub(crate) const ALL: &[Case] = &[
 /// Why a test cannot run on this machine.
 pub(crate) fn skip(name: &str, bench: &Bench) -> Option<String> {
     let needs_tools = ["states_equal_drbdsetup_status", "options_equal_drbdsetup_show"];
-    (needs_tools.contains(&name) && !bench.has_drbdmeta)
+    (needs_tools.contains(&name) && !bench.has_tools)
         .then(|| "needs drbd-utils: run with --mode root".to_owned())
 }
 
