@@ -205,13 +205,14 @@ impl Drbd {
                 let object = format!("{} to minor {minor}", disk.display());
                 let about = About { command: Command::ATTACH, object: &object, deadline };
                 let (disk, device) = (path(disk)?, path(meta.device(disk))?);
-                self.link.change(about, |family| {
+                let done = self.link.change(about, |family| {
                     let message = request(family, about.command, minor.get(), 0);
                     message.with_nest(nest::DISK_CONF | NESTED, |m| {
                         let index = meta.index().cast_unsigned();
                         options.encode(true, m.with_str(1, disk).with_str(2, device).with_u32(3, index))
                     })
-                })?;
+                });
+                done.map_err(|error| self.with_holders(error, Path::new(disk), Path::new(device)))?;
             }
             Step::Detach { minor } => self.minor_command(Command::DETACH, *minor, deadline)?,
             Step::SetDisk { minor, options, .. } => {
@@ -239,6 +240,19 @@ impl Drbd {
             }
         }
         Ok(())
+    }
+
+    /// Adds who holds the disk to a refusal because it is in use.
+    fn with_holders(&self, error: Error, disk: &Path, device: &Path) -> Error {
+        let Error::Refused { command, object, refusal, mut info } = error else { return error };
+        let held = match refusal {
+            Refusal::DiskClaimed => Some(disk),
+            Refusal::MetaDiskClaimed => Some(device),
+            _ => None,
+        };
+        let holders = held.map(|path| holders::of_disk(self.host.tree(), path)).unwrap_or_default();
+        info.extend(holders.iter().map(|holder| format!("it is in use by {holder}")));
+        Error::Refused { command, object, refusal, info }
     }
 
     fn new_minor(&self, name: &ResourceName, volume: Volume, minor: Minor, deadline: Deadline) -> Result<()> {

@@ -75,6 +75,16 @@ pub enum Error {
         /// The kernel's own words, and what the state was.
         info: Vec<String>,
     },
+    /// What the caller made a condition does not hold. Nothing was done.
+    #[error("cannot {command} {name} as things are: {reason}")]
+    Precondition {
+        /// What was to be done.
+        command: &'static str,
+        /// The resource.
+        name: ResourceName,
+        /// What is missing, and what the state is.
+        reason: String,
+    },
     /// The kernel did not answer, or the state waited for did not come, before the deadline. A command that was on its way may still be
     /// carried out; look at the state before trying again.
     #[error("cannot {command} {object} before the deadline{}", said(info))]
@@ -258,7 +268,9 @@ impl Error {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Busy { .. } | Self::DiskInUse { .. } | Self::Lock { .. } => ErrorKind::Busy,
             Self::Refused { refusal, .. } if refusal.is_busy() => ErrorKind::Busy,
-            Self::Refused { .. } | Self::Disconnected { .. } => ErrorKind::Refused,
+            Self::Refused { .. } | Self::Precondition { .. } | Self::Disconnected { .. } => {
+                ErrorKind::Refused
+            }
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Option { .. } | Self::Spec { .. } | Self::Parse { .. } => ErrorKind::Invalid,
             Self::ExistingData { .. } => ErrorKind::ExistingData,

@@ -35,8 +35,7 @@
 //! [`Drbd::set_helper`].
 //!
 //! # Not supported
-//! DRBD 9 ([`Error::Unsupported`]), drbd.conf files, split brain recovery, online verify, resize, stacked and diskless resources,
-//! SDP and SSOCKS addresses.
+//! DRBD 9 ([`Error::Unsupported`]), drbd.conf files, stacked and diskless resources, SDP and SSOCKS addresses.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -49,12 +48,14 @@ mod holders;
 mod link;
 mod metadata;
 mod name;
+mod operate;
 mod options;
 mod plan;
 mod read;
 mod refusal;
 mod role;
 mod spec;
+mod split_brain;
 mod state;
 #[allow(unsafe_code)]
 mod sys;
@@ -74,15 +75,18 @@ pub use metadata::{
     Format, Metadata, MetadataFlags, MetadataSpec, Overwrite, PeerMetadata, Replayed, Written,
 };
 pub use name::{Minor, ResourceName, Volume};
+pub use operate::{Bitmap, Detach, Resize, Verify};
 pub use options::{DiskOptions, Fencing, Kind, NetOptions, OptionRow, Protocol, ResourceOptions, Unit};
 pub use plan::{Step, diff};
 pub use refusal::Refusal;
 pub use role::Promote;
 pub use spec::{MetaDisk, ResourceSpec, VolumeSpec};
+pub use split_brain::{Generations, Recovery, Relation, Side, SplitBrain};
 pub use state::{
     ConnState, ConnectionState, Dialect, DiskState, Paused, PeerVolumeCounters, PeerVolumeState, Progress,
     ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
 };
+pub use wait::{StartKind, StartTimeouts};
 pub use watch::{Event, HelperEvent, Phase};
 
 use host::exec::Module;

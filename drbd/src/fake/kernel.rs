@@ -92,6 +92,13 @@ impl Kernel {
             let message = message.unwrap_or_else(|| encode::message(command, packet.minor, 127));
             return Answer::one(encode::reply(&message, 0));
         }
+        if command == Command::GET_TIMEOUT_TYPE.0 {
+            let known = world.cluster.find(self.node, packet.minor).is_some();
+            let message = encode::message(command, packet.minor, if known { 101 } else { 127 });
+            // Every start of the fake is one after both nodes had been there.
+            let message = message.with_nest(nest::TIMEOUT_PARMS, |m| m.with_u32(1, 0));
+            return Answer::one(encode::reply(&message, 0));
+        }
         if let Some(changes) = world.changes.get_mut(self.node) {
             *changes += 1;
         }
@@ -159,6 +166,16 @@ impl Kernel {
             Command::PRIMARY,
             Command::SECONDARY,
             Command::DOWN,
+            Command::INVALIDATE,
+            Command::INVAL_PEER,
+            Command::START_OV,
+            Command::PAUSE_SYNC,
+            Command::RESUME_SYNC,
+            Command::SUSPEND_IO,
+            Command::RESUME_IO,
+            Command::RESIZE,
+            Command::NEW_C_UUID,
+            Command::OUTDATE,
         ]
         .into_iter()
         .find(|command| command.0 == packet.command)?;
@@ -187,6 +204,25 @@ impl Kernel {
             }
             Command::SECONDARY => cluster.demote(node, minor),
             Command::DOWN => cluster.down(&place),
+            Command::INVALIDATE | Command::INVAL_PEER => {
+                cluster.invalidate(node, minor, command == Command::INVAL_PEER)
+            }
+            Command::START_OV => cluster.verify(node, minor),
+            Command::PAUSE_SYNC | Command::RESUME_SYNC => {
+                cluster.pause(node, minor, command == Command::PAUSE_SYNC)
+            }
+            Command::SUSPEND_IO | Command::RESUME_IO => {
+                cluster.suspend(node, minor, command == Command::SUSPEND_IO)
+            }
+            Command::RESIZE => {
+                let size = packet.field(nest::RESIZE_PARMS, 1).and_then(|f| f.u64());
+                cluster.resize(node, minor, size.unwrap_or_default())
+            }
+            Command::NEW_C_UUID => {
+                let clear = packet.field(nest::NEW_C_UUID_PARMS, 1).and_then(|f| f.u8());
+                cluster.new_current_uuid(node, minor, clear == Some(1))
+            }
+            Command::OUTDATE => cluster.outdate(node, minor),
             _ => return self.options(cluster, packet, &place),
         })
     }
@@ -223,6 +259,20 @@ impl Kernel {
     }
 }
 
+/// Commands of a minor that take no nest.
+const PLAIN: &[Command] = &[
+    Command::SECONDARY,
+    Command::DEL_MINOR,
+    Command::INVALIDATE,
+    Command::INVAL_PEER,
+    Command::PAUSE_SYNC,
+    Command::RESUME_SYNC,
+    Command::SUSPEND_IO,
+    Command::RESUME_IO,
+    Command::OUTDATE,
+    Command::GET_TIMEOUT_TYPE,
+];
+
 /// The nests a command takes (`drbd_genl.h`; newer kernels refuse all others).
 fn allowed(command: u8) -> &'static [u16] {
     const CONTEXT: u16 = nest::CFG_CONTEXT;
@@ -232,7 +282,11 @@ fn allowed(command: u8) -> &'static [u16] {
         () if is(Command::ATTACH) || is(Command::CHG_DISK_OPTS) => &[nest::DISK_CONF],
         () if is(Command::CONNECT) || is(Command::CHG_NET_OPTS) => &[CONTEXT, nest::NET_CONF],
         () if is(Command::PRIMARY) => &[nest::SET_ROLE_PARMS],
-        () if is(Command::SECONDARY) || is(Command::DEL_MINOR) || is(Command::DETACH) => &[],
+        () if is(Command::DETACH) => &[nest::DETACH_PARMS],
+        () if is(Command::RESIZE) => &[nest::RESIZE_PARMS],
+        () if is(Command::START_OV) => &[nest::START_OV_PARMS],
+        () if is(Command::NEW_C_UUID) => &[nest::NEW_C_UUID_PARMS],
+        () if PLAIN.iter().any(|plain| is(*plain)) => &[],
         () => &[CONTEXT],
     }
 }

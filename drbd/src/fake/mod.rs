@@ -35,8 +35,8 @@ use host::nl::fake::FakeKernel;
 use host::nl::{Message, Protocol, Reply};
 use host::{Bytes, Deadline, Host};
 
+use crate::wire::NO_MINOR;
 use crate::wire::superblock::{self, BLOCK};
-use crate::wire::{Command, NO_MINOR, nest};
 use crate::{Minor, ResourceName};
 use encode::{Key, Object};
 use kernel::{Kernel, controller_event};
@@ -191,6 +191,15 @@ impl FakeDrbd {
         self.lock().hang = Some(time);
     }
 
+    /// Makes the disks of a volume differ: the next verify finds so much.
+    pub fn plant_difference(&self, minor: Minor, size: Bytes) {
+        let mut world = self.lock();
+        let Some((place, number)) = world.cluster.find(self.node, minor.get()) else { return };
+        if let Some(vol) = world.cluster.get_mut(&place).and_then(|res| res.volumes.get_mut(&number)) {
+            vol.differs = size.sectors().0;
+        }
+    }
+
     /// Ends a resync.
     pub fn finish_sync(&self, name: &ResourceName) {
         self.advance_sync(name, 1);
@@ -230,18 +239,9 @@ impl FakeDrbd {
 
     /// The kernel calls a helper, which is not there.
     pub fn call_helper(&self, name: &ResourceName, helper: &str) {
-        const CALL: u32 = 4;
-        const RESPONSE: u32 = 5;
-        const MISSING: u32 = 0xffff_fffe;
         let context = crate::wire::Context::resource(name.as_str());
-        let event = |kind: u32, status: u32| {
-            context
-                .encode(encode::message(Command::HELPER.0, NO_MINOR, 101), crate::wire::MANDATORY)
-                .with_nest(nest::NOTIFICATION_HEADER, |m| m.with_u32(1, kind))
-                .with_nest(nest::HELPER, |m| m.with_str(1, helper).with_u32(2, status))
-        };
         let mut world = self.lock();
-        let replies = world.number(self.node, vec![event(CALL, 0), event(RESPONSE, MISSING)]);
+        let replies = world.number(self.node, encode::helper(&context, NO_MINOR, helper).into());
         let kernel = world.kernels.get(self.node).cloned();
         drop(world);
         if let Some(kernel) = kernel {
@@ -356,7 +356,15 @@ impl World {
     fn tell(&mut self, before: &[BTreeMap<Key, Object>]) -> Vec<Vec<Reply>> {
         let after = self.look();
         let pairs = before.iter().zip(&after).map(|(before, after)| encode::events(before, after));
-        let told: Vec<_> = pairs.collect();
+        let mut told: Vec<_> = pairs.collect();
+        // A helper is called before the state changes because of what it is told.
+        for ((node, name), volume, minor, helper) in std::mem::take(&mut self.cluster.calls).into_iter().rev()
+        {
+            let context = crate::wire::Context::volume(&name, volume);
+            if let Some(messages) = told.get_mut(node) {
+                messages.splice(0..0, encode::helper(&context, minor, helper));
+            }
+        }
         told.into_iter().enumerate().map(|(node, messages)| self.number(node, messages)).collect()
     }
 

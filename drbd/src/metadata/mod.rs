@@ -132,6 +132,23 @@ impl Metadata {
     }
 }
 
+impl Metadata {
+    /// What an attached disk has room for; `None` if that cannot be told.
+    pub(crate) fn room(host: &Host, disk: &Path, meta: &MetaDisk) -> Result<Option<Bytes>> {
+        let Some(found) = Self::find(host, disk, meta)? else { return Ok(None) };
+        let size = Bytes(Disk::open(host, disk)?.size());
+        // A fake's disk has only its ends.
+        if host.run_dir().is_none() {
+            return Ok(None);
+        }
+        let spec = MetadataSpec::of(&found).ok();
+        Ok(match meta {
+            MetaDisk::Internal => spec.and_then(|spec| spec.usable(size)),
+            _ => Some(size),
+        })
+    }
+}
+
 /// Opens the device that is to get metadata, when nothing speaks against it.
 fn prepare(
     host: &Host,

@@ -5,7 +5,9 @@
 
 pub(crate) mod cases;
 pub(crate) mod metadata;
+pub(crate) mod operate;
 pub(crate) mod options;
+pub(crate) mod split_brain;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -190,5 +192,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut all = cases::ALL.to_vec();
     all.extend_from_slice(options::ALL);
     all.extend_from_slice(metadata::ALL);
+    all.extend_from_slice(operate::ALL);
+    all.extend_from_slice(split_brain::ALL);
     all
 }

@@ -1,6 +1,7 @@
 //! The rules of DRBD 8.4 as far as this crate meets them: what a command answers and what it changes.
 
 mod peer;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -91,6 +92,10 @@ pub(super) struct Vol {
     /// In sectors.
     pub(super) out_of_sync: u64,
     pub(super) total: u64,
+    /// Whether this node pauses its resync.
+    pub(super) paused: bool,
+    /// What a verify will find, in sectors.
+    pub(super) differs: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +111,14 @@ pub(super) struct Res {
     pub(super) options: ResourceOptions,
     pub(super) volumes: BTreeMap<u16, Vol>,
     pub(super) net: Option<Net>,
+    /// Whether somebody lets I/O wait.
+    pub(super) suspended: bool,
+}
+
+/// What metadata leaves of a disk, in sectors.
+fn room(size: u64) -> u64 {
+    let usable = Sectors(size).bytes().and_then(|size| MetadataSpec::v08().usable(size));
+    usable.map_or(0, |usable| usable.sectors().0)
 }
 
 impl Res {
@@ -135,6 +148,8 @@ pub(super) struct Cluster {
     pub(super) nodes: Vec<Node>,
     pub(super) is_cut: bool,
     generations: u64,
+    /// Helpers that were called: where, for which volume and minor, which.
+    pub(super) calls: Vec<(Place, u16, u32, &'static str)>,
 }
 
 impl Cluster {
@@ -238,6 +253,8 @@ impl Cluster {
             repl: ReplState::Established,
             out_of_sync: 0,
             total: 0,
+            paused: false,
+            differs: 0,
         };
         res.volumes.insert(volume, fresh);
         OK
@@ -271,8 +288,7 @@ impl Cluster {
             meta.is_clean = false;
         }
         if let Some(vol) = self.get_mut(&place).and_then(|res| res.volumes.get_mut(&volume)) {
-            let room = Sectors(size).bytes().and_then(|size| MetadataSpec::v08().usable(size));
-            let room = room.map_or(0, |room| room.sectors().0);
+            let room = room(size);
             let asked = backing.options.get("size").and_then(|text| text.strip_suffix('s')?.parse().ok());
             vol.size = asked.filter(|asked| *asked > 0).map_or(room, |asked: u64| asked.min(room));
             vol.current = meta.current;
@@ -286,14 +302,15 @@ impl Cluster {
 
     pub(super) fn detach(&mut self, node: usize, minor: u32) -> Verdict {
         let Some((place, volume)) = self.find(node, minor) else { return (127, "unknown minor") };
-        let peer = self.partner(&place).and_then(|p| self.get(&p)?.volumes.get(&volume).map(|v| v.disk));
+        let peer = self.partner(&place).and_then(|p| self.get(&p)?.volumes.get(&volume).cloned());
         let Some(vol) = self.get_mut(&place).and_then(|res| res.volumes.get_mut(&volume)) else {
             return (127, "");
         };
         if vol.backing.is_none() {
             return NOTHING_TO_DO;
         }
-        if vol.primary && peer != Some(DiskState::UpToDate) {
+        let peer_has = peer.as_ref().is_some_and(|peer| peer.disk == DiskState::UpToDate);
+        if !peer_has && (vol.primary || peer.is_some_and(|peer| peer.primary)) {
             return (-2, "");
         }
         self.put_away(&place, volume);

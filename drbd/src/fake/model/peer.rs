@@ -72,19 +72,31 @@ impl Cluster {
                 Some(0) => {}
                 Some(1) => self.start_sync(place, &partner, number),
                 Some(_) => self.start_sync(&partner, place, number),
-                None if discards(place) => self.start_sync(&partner, place, number),
-                None if discards(&partner) => self.start_sync(place, &partner, number),
                 None => {
-                    // Split brain.
-                    self.forget(place);
-                    self.forget(&partner);
-                    return;
+                    let (we, they) = (discards(place), discards(&partner));
+                    self.call(place, &partner, number, "initial-split-brain");
+                    if we == they {
+                        self.call(place, &partner, number, "split-brain");
+                        self.forget(place);
+                        self.forget(&partner);
+                        return;
+                    }
+                    let (source, target) = if we { (&partner, place) } else { (place, &partner) };
+                    self.start_sync(source, target, number);
                 }
             }
         }
     }
 
-    fn start_sync(&mut self, source: &Place, target: &Place, number: u16) {
+    fn call(&mut self, place: &Place, partner: &Place, number: u16, helper: &'static str) {
+        for place in [place, partner] {
+            let vol = self.get(place).and_then(|res| res.volumes.get(&number));
+            let minor = vol.map_or(u32::MAX, |vol| vol.minor);
+            self.calls.push((place.clone(), number, minor, helper));
+        }
+    }
+
+    pub(super) fn start_sync(&mut self, source: &Place, target: &Place, number: u16) {
         for (place, repl) in [(source, ReplState::SyncSource), (target, ReplState::SyncTarget)] {
             if let Some(vol) = self.get_mut(place).and_then(|res| res.volumes.get_mut(&number)) {
                 vol.repl = repl;
@@ -104,7 +116,8 @@ impl Cluster {
         for number in numbers {
             let vol = |place| self.get(place).and_then(|res| res.volumes.get(&number)).cloned();
             let (Some(mine), Some(theirs)) = (vol(place), vol(&partner)) else { continue };
-            if !mine.repl.is_syncing() {
+            if !mine.repl.is_syncing() || matches!(mine.repl, ReplState::PausedSyncS | ReplState::PausedSyncT)
+            {
                 continue;
             }
             let step = (mine.total / one_in.max(1)).max(1);
