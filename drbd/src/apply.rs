@@ -1,5 +1,6 @@
 //! Carrying plans out, and the changes that need no plan.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -76,6 +77,38 @@ impl Drbd {
             return Ok(false);
         }
         self.apply(plan).map(|_| true)
+    }
+
+    /// Makes several resources as their specs say, reading the kernel's state once for all of them; says whether anything was changed.
+    /// `drbdadm adjust all`. Resources that no spec names are left alone.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan) and [`apply`](Self::apply): what was done to any of them is taken back if one fails.
+    #[doc(alias = "drbdadm adjust all")]
+    pub fn ensure_all(&self, specs: &[ResourceSpec]) -> Result<bool> {
+        let plan = self.plan_all(specs)?;
+        if plan.is_empty() {
+            return Ok(false);
+        }
+        self.apply(plan).map(|_| true)
+    }
+
+    /// Computes the steps of [`ensure_all`](Self::ensure_all); changes nothing.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_all(&self, specs: &[ResourceSpec]) -> Result<Plan<Step>> {
+        let mut states: BTreeMap<_, _> =
+            self.list()?.into_iter().map(|state| (state.name.clone(), state)).collect();
+        let mut plan = Plan::default();
+        for spec in specs {
+            let mut state = states.remove(&spec.name);
+            if let Some(state) = &mut state {
+                self.recognise_disks(state, spec);
+            }
+            plan.append(diff(state.as_ref(), spec)?);
+        }
+        Ok(plan)
     }
 
     /// Takes a resource down: ends its connection, detaches its disks, deletes its devices and itself; says whether it was there. The data

@@ -43,7 +43,7 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
-mod helper;
+pub mod helper;
 mod holders;
 mod link;
 mod metadata;

@@ -21,6 +21,9 @@ fn run(name: &str, case: fn(&Bench) -> Outcome) -> Result<Completion, libtest_mi
 }
 
 fn main() {
+    if std::env::args().next().is_some_and(|name| name == kernel::HELPER) {
+        return kernel::as_helper();
+    }
     let mut arguments = Arguments::from_args();
     // One kernel, one set of disks.
     arguments.test_threads = Some(1);

@@ -237,7 +237,8 @@ pub(super) fn status(name: &str, number: u16, vol: &Vol) -> Message {
     const SECTORS_A_BIT: u64 = 8;
     let begun = message(Command::GET_STATUS.0, vol.minor, 101);
     Context::volume(name, number).encode(begun, MANDATORY).with_nest(nest::STATE_INFO, |m| {
-        let mut m = m.with_u32(1, 1).with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
+        let role = if vol.primary { Role::Primary } else { Role::Secondary };
+        let mut m = m.with_u32(1, 1).with_u32(2, role.number()).with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
         if vol.backing.is_some() {
             let uuids = [vol.current | u64::from(vol.primary), vol.bitmap, 0, 0];
             m = m.with(7, &uuids.map(u64::to_ne_bytes).concat());

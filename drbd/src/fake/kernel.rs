@@ -62,7 +62,11 @@ impl Kernel {
         }
         if is_dump && command == Command::GET_STATUS.0 {
             self.look_at_syncs(world);
-            let volumes: Vec<_> = world.cluster.places().into_iter().filter(|p| p.0 == self.node).collect();
+            let ours = world.cluster.places().into_iter().filter(|p| p.0 == self.node);
+            let volumes: Vec<_> = ours.filter(|place| filter.is_none_or(|name| place.1 == name)).collect();
+            if filter.is_some() && volumes.is_empty() {
+                return Answer::status(libc::ENODEV, None);
+            }
             let messages = volumes.iter().filter_map(|place| Some((place, world.cluster.get(place)?)));
             let messages = messages.flat_map(|(place, res)| {
                 res.volumes.iter().map(|(number, vol)| encode::status(&place.1, *number, vol))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use drbd::{
     Bitmap, Bytes, Deadline, Detach, DiskState, Drbd, Error, Promote, Refusal, ReplState, Resize,
-    ResourceSpec, Sectors, StartKind, StartTimeouts, Verify, Volume,
+    ResourceSpec, Role, Sectors, StartKind, StartTimeouts, Verify, Volume,
 };
 
 use super::{Bench, Case, Outcome, later, seen, soon};
@@ -21,6 +21,7 @@ pub(crate) const ALL: &[Case] = &[
     ("an_outdated_disk_is_not_promoted", an_outdated_disk_is_not_promoted),
     ("options_are_set_one_group_at_a_time", options_are_set_one_group_at_a_time),
     ("a_start_waits_as_long_as_it_should", a_start_waits_as_long_as_it_should),
+    ("roles_are_read_by_themselves", roles_are_read_by_themselves),
     ("a_planned_move_needs_a_peer_that_agrees", a_planned_move_needs_a_peer_that_agrees),
     ("a_disk_that_is_taken_is_refused_with_its_holder", a_disk_that_is_taken_is_refused_with_its_holder),
 ];
@@ -239,6 +240,22 @@ fn a_start_waits_as_long_as_it_should(bench: &Bench) -> Outcome {
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert!(started.elapsed() >= short && started.elapsed() < Duration::from_secs(10));
     assert_eq!(timeouts.of(StartKind::Degraded), Duration::MAX);
+    Ok(())
+}
+
+fn roles_are_read_by_themselves(bench: &Bench) -> Outcome {
+    let (drbd, here, there) = bench.synced(8230)?;
+    assert_eq!((drbd.role(&here.name)?, drbd.role(&there.name)?), (Role::Primary, Role::Secondary));
+    let error = drbd.role(&"nobody".parse()?).expect_err("no such resource");
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    // And several resources are compared with one look.
+    let both = [here.clone(), there.clone()];
+    assert!(!drbd.ensure_all(&both)?);
+    drbd.demote(&here.name)?;
+    drbd.remove(&here.name)?;
+    drbd.remove(&there.name)?;
+    assert!(drbd.ensure_all(&both)? && !drbd.ensure_all(&both)?);
+    assert_eq!(drbd.role(&here.name)?, Role::Secondary);
     Ok(())
 }
 
