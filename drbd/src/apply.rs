@@ -1,5 +1,6 @@
 //! Carrying plans out, and the changes that need no plan.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -76,6 +77,38 @@ impl Drbd {
             return Ok(false);
         }
         self.apply(plan).map(|_| true)
+    }
+
+    /// Makes several resources as their specs say, reading the kernel's state once for all of them; says whether anything was changed.
+    /// `drbdadm adjust all`. Resources that no spec names are left alone.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan) and [`apply`](Self::apply): what was done to any of them is taken back if one fails.
+    #[doc(alias = "drbdadm adjust all")]
+    pub fn ensure_all(&self, specs: &[ResourceSpec]) -> Result<bool> {
+        let plan = self.plan_all(specs)?;
+        if plan.is_empty() {
+            return Ok(false);
+        }
+        self.apply(plan).map(|_| true)
+    }
+
+    /// Computes the steps of [`ensure_all`](Self::ensure_all); changes nothing.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_all(&self, specs: &[ResourceSpec]) -> Result<Plan<Step>> {
+        let mut states: BTreeMap<_, _> =
+            self.list()?.into_iter().map(|state| (state.name.clone(), state)).collect();
+        let mut plan = Plan::default();
+        for spec in specs {
+            let mut state = states.remove(&spec.name);
+            if let Some(state) = &mut state {
+                self.recognise_disks(state, spec);
+            }
+            plan.append(diff(state.as_ref(), spec)?);
+        }
+        Ok(plan)
     }
 
     /// Takes a resource down: ends its connection, detaches its disks, deletes its devices and itself; says whether it was there. The data
@@ -198,19 +231,21 @@ impl Drbd {
             Step::NewMinor { name, volume, minor } => self.new_minor(name, *volume, *minor, deadline)?,
             Step::DelMinor { minor } => self.minor_command(Command::DEL_MINOR, *minor, deadline)?,
             Step::ApplyAl { minor, disk, meta } => {
-                Metadata::apply_al(&self.host, *minor, disk, meta, deadline)?
+                log::debug!("{FACILITY}: activity log of minor {minor}");
+                Metadata::apply_al(&self.host, disk, meta)?;
             }
             Step::Attach { minor, disk, meta, options } => {
                 let object = format!("{} to minor {minor}", disk.display());
                 let about = About { command: Command::ATTACH, object: &object, deadline };
                 let (disk, device) = (path(disk)?, path(meta.device(disk))?);
-                self.link.change(about, |family| {
+                let done = self.link.change(about, |family| {
                     let message = request(family, about.command, minor.get(), 0);
                     message.with_nest(nest::DISK_CONF | NESTED, |m| {
                         let index = meta.index().cast_unsigned();
                         options.encode(true, m.with_str(1, disk).with_str(2, device).with_u32(3, index))
                     })
-                })?;
+                });
+                done.map_err(|error| self.with_holders(error, Path::new(disk), Path::new(device)))?;
             }
             Step::Detach { minor } => self.minor_command(Command::DETACH, *minor, deadline)?,
             Step::SetDisk { minor, options, .. } => {
@@ -238,6 +273,19 @@ impl Drbd {
             }
         }
         Ok(())
+    }
+
+    /// Adds who holds the disk to a refusal because it is in use.
+    fn with_holders(&self, error: Error, disk: &Path, device: &Path) -> Error {
+        let Error::Refused { command, object, refusal, mut info } = error else { return error };
+        let held = match refusal {
+            Refusal::DiskClaimed => Some(disk),
+            Refusal::MetaDiskClaimed => Some(device),
+            _ => None,
+        };
+        let holders = held.map(|path| holders::of_disk(self.host.tree(), path)).unwrap_or_default();
+        info.extend(holders.iter().map(|holder| format!("it is in use by {holder}")));
+        Error::Refused { command, object, refusal, info }
     }
 
     fn new_minor(&self, name: &ResourceName, volume: Volume, minor: Minor, deadline: Deadline) -> Result<()> {

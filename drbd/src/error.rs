@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use host::plan::Failed;
 use host::{LockError, ParseError, TreeError};
 
-use crate::{ExistingData, Holder, Refusal, ResourceName};
+use host::signature::Found;
+
+use crate::{Holder, Refusal, ResourceName};
 
 /// A `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,6 +75,16 @@ pub enum Error {
         /// The kernel's own words, and what the state was.
         info: Vec<String>,
     },
+    /// What the caller made a condition does not hold. Nothing was done.
+    #[error("cannot {command} {name} as things are: {reason}")]
+    Precondition {
+        /// What was to be done.
+        command: &'static str,
+        /// The resource.
+        name: ResourceName,
+        /// What is missing, and what the state is.
+        reason: String,
+    },
     /// The kernel did not answer, or the state waited for did not come, before the deadline. A command that was on its way may still be
     /// carried out; look at the state before trying again.
     #[error("cannot {command} {object} before the deadline{}", said(info))]
@@ -129,7 +141,7 @@ pub enum Error {
         /// The device.
         path: PathBuf,
         /// What was found, and where.
-        found: Vec<ExistingData>,
+        found: Vec<Found>,
     },
     /// The device to be written is in use: mounted, attached, or part of another device. Nothing was written, whatever
     /// [`Overwrite`](crate::Overwrite) said.
@@ -140,29 +152,21 @@ pub enum Error {
         /// The refusal of the exclusive open.
         source: std::io::Error,
     },
-    /// A block device cannot be read.
-    #[error("cannot read {path}")]
+    /// A block device cannot be read or written.
+    #[error("cannot use the device {path}")]
     Device {
         /// The device.
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
-    /// drbdmeta failed.
-    #[error("cannot {command} on {path}")]
-    Meta {
-        /// What was tried.
-        command: &'static str,
+    /// Metadata is damaged, or has no room on its device.
+    #[error("the DRBD metadata of {path} is not in order: {reason}")]
+    Metadata {
         /// The device.
         path: PathBuf,
-        /// Why it failed.
-        source: host::exec::Error,
-    },
-    /// drbdmeta said that it had written metadata, but there is none.
-    #[error("drbdmeta wrote no metadata to {path}")]
-    NotWritten {
-        /// The device.
-        path: PathBuf,
+        /// What is wrong, and what would be right.
+        reason: String,
     },
     /// A step of a plan failed.
     #[error("the plan was not carried out")]
@@ -264,14 +268,15 @@ impl Error {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Busy { .. } | Self::DiskInUse { .. } | Self::Lock { .. } => ErrorKind::Busy,
             Self::Refused { refusal, .. } if refusal.is_busy() => ErrorKind::Busy,
-            Self::Refused { .. } | Self::Disconnected { .. } => ErrorKind::Refused,
+            Self::Refused { .. } | Self::Precondition { .. } | Self::Disconnected { .. } => {
+                ErrorKind::Refused
+            }
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Option { .. } | Self::Spec { .. } | Self::Parse { .. } => ErrorKind::Invalid,
             Self::ExistingData { .. } => ErrorKind::ExistingData,
             Self::Netlink { .. }
             | Self::Device { .. }
-            | Self::Meta { .. }
-            | Self::NotWritten { .. }
+            | Self::Metadata { .. }
             | Self::Apply { .. }
             | Self::Tree { .. } => ErrorKind::System,
         }
@@ -307,7 +312,6 @@ impl Error {
             Self::Refused { refusal, .. } => refusal.is_retryable(),
             Self::Netlink { source, .. } => source.is_retryable(),
             Self::Tree { source } => source.is_retryable(),
-            Self::Meta { source, .. } => source.is_retryable(),
             Self::Timeout { .. } | Self::Lock { .. } => true,
             _ => false,
         }

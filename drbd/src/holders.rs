@@ -14,7 +14,7 @@ use crate::Minor;
 pub enum Holder {
     /// The resource's own role: it is Primary.
     Primary,
-    /// A device made of it: a volume group, an encrypted device, an array (`/sys/block/drbdN/holders`).
+    /// A device made of it: a volume group, an encrypted device, an array (`/sys/class/block/NAME/holders`).
     Device(String),
     /// A file system mounted here (`/proc/self/mountinfo`).
     Mount(PathBuf),
@@ -44,53 +44,74 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Finds who holds a device.
+/// A block device, by the names it goes by.
+struct Device {
+    /// Of the kernel: `drbd0`, `dm-3`.
+    name: String,
+    /// `major:minor`.
+    number: String,
+    path: PathBuf,
+}
+
+/// Finds who holds a replicated device.
 ///
 /// What cannot be read is passed over: this only explains a refusal that stands anyway.
 pub(crate) fn of(tree: &Tree, minor: Minor) -> Vec<Holder> {
+    // DRBD's major is 147.
+    let device = Device { name: format!("drbd{minor}"), number: format!("147:{minor}"), path: minor.path() };
+    all(tree, &device)
+}
+
+/// Finds who holds a disk that DRBD was to take.
+pub(crate) fn of_disk(tree: &Tree, path: &Path) -> Vec<Holder> {
+    let path = resolved(tree, path);
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let number = tree.read(format!("/sys/class/block/{name}/dev")).unwrap_or_default().trim().to_owned();
+    all(tree, &Device { name, number, path })
+}
+
+fn all(tree: &Tree, device: &Device) -> Vec<Holder> {
     let mut found = Vec::new();
     for part in [devices, mounts, swaps, backstores] {
-        match part(tree, minor) {
+        match part(tree, device) {
             Ok(holders) => found.extend(holders),
-            Err(error) => log::debug!("holders of {}: {error}", minor.path().display()),
+            Err(error) => log::debug!("holders of {}: {error}", device.path.display()),
         }
     }
     if found.is_empty() {
-        found.extend(processes(tree, minor));
+        found.extend(processes(tree, &device.path));
     }
     found
 }
 
-fn devices(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
-    let entries = tree.list_opt(format!("/sys/block/drbd{minor}/holders"))?;
+fn devices(tree: &Tree, device: &Device) -> Result<Vec<Holder>, TreeError> {
+    let entries = tree.list_opt(format!("/sys/class/block/{}/holders", device.name))?;
     Ok(entries.into_iter().map(|entry| Holder::Device(entry.name)).collect())
 }
 
-fn mounts(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
-    Ok(mounted(&tree.read_opt("/proc/self/mountinfo")?.unwrap_or_default(), minor))
+fn mounts(tree: &Tree, device: &Device) -> Result<Vec<Holder>, TreeError> {
+    Ok(mounted(&tree.read_opt("/proc/self/mountinfo")?.unwrap_or_default(), &device.number))
 }
 
-/// Mount points of the device: the third field is `major:minor`, the fifth the mount point (proc(5)). DRBD's major is 147.
-fn mounted(mountinfo: &str, minor: Minor) -> Vec<Holder> {
-    let device = format!("147:{minor}");
+/// Mount points of the device: the third field is `major:minor`, the fifth the mount point (proc(5)).
+fn mounted(mountinfo: &str, number: &str) -> Vec<Holder> {
     mountinfo
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
-        .filter(|fields| fields.get(2) == Some(&device.as_str()))
+        .filter(|fields| fields.get(2) == Some(&number))
         .filter_map(|fields| {
             fields.get(4).map(|path| Holder::Mount(PathBuf::from(path.replace("\\040", " "))))
         })
         .collect()
 }
 
-fn swaps(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
+fn swaps(tree: &Tree, device: &Device) -> Result<Vec<Holder>, TreeError> {
     let text = tree.read_opt("/proc/swaps")?.unwrap_or_default();
-    let path = minor.path();
-    let used = text.lines().filter_map(|line| line.split_whitespace().next()).any(|p| Path::new(p) == path);
-    Ok(if used { vec![Holder::Swap] } else { Vec::new() })
+    let mut used = text.lines().filter_map(|line| line.split_whitespace().next());
+    Ok(if used.any(|path| Path::new(path) == device.path) { vec![Holder::Swap] } else { Vec::new() })
 }
 
-fn backstores(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
+fn backstores(tree: &Tree, device: &Device) -> Result<Vec<Holder>, TreeError> {
     const CORE: &str = "/sys/kernel/config/target/core";
     let mut found = Vec::new();
     for hba in tree.dirs(CORE)?.iter().filter(|name| *name != "alua") {
@@ -99,9 +120,8 @@ fn backstores(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
             let info = tree.read_opt(format!("{dir}/info"))?.unwrap_or_default();
             let udev_path = tree.read_opt(format!("{dir}/udev_path"))?.unwrap_or_default();
             // "iBlock device: drbd0  UDEV PATH: ..." (target_core_iblock.c); udev_path may be a link that udev made.
-            let device = format!("drbd{minor}");
-            let named = info.split_whitespace().any(|word| word == device);
-            if named || same_device(tree, Path::new(udev_path.trim()), &minor.path()) {
+            let named = info.split_whitespace().any(|word| word == device.name);
+            if named || same_device(tree, Path::new(udev_path.trim()), &device.path) {
                 found.push(Holder::Backstore(format!("{hba}/{name}")));
             }
         }
@@ -109,8 +129,7 @@ fn backstores(tree: &Tree, minor: Minor) -> Result<Vec<Holder>, TreeError> {
     Ok(found)
 }
 
-fn processes(tree: &Tree, minor: Minor) -> Vec<Holder> {
-    let device = minor.path();
+fn processes(tree: &Tree, device: &Path) -> Vec<Holder> {
     let mut found = Vec::new();
     let numbers = tree.dirs("/proc").unwrap_or_default();
     for pid in numbers.iter().filter_map(|name| name.parse::<u32>().ok()) {
@@ -152,8 +171,7 @@ mod tests {
     fn mounts_are_found_by_device_number() {
         let text = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
             40 22 147:1 / /srv/my\\040data rw shared:1 - xfs /dev/drbd1 rw\n";
-        let minor = |n| Minor::new(n).expect("small");
-        assert_eq!(mounted(text, minor(1)), [Holder::Mount("/srv/my data".into())]);
-        assert!(mounted(text, minor(0)).is_empty());
+        assert_eq!(mounted(text, "147:1"), [Holder::Mount("/srv/my data".into())]);
+        assert!(mounted(text, "147:0").is_empty());
     }
 }

@@ -35,8 +35,7 @@
 //! [`Drbd::set_helper`].
 //!
 //! # Not supported
-//! DRBD 9 ([`Error::Unsupported`]), drbd.conf files, split brain recovery, online verify, resize, stacked and diskless resources,
-//! SDP and SSOCKS addresses.
+//! DRBD 9 ([`Error::Unsupported`]), drbd.conf files, stacked and diskless resources, SDP and SSOCKS addresses.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -44,18 +43,22 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
-mod helper;
+pub mod helper;
 mod holders;
 mod link;
 mod metadata;
 mod name;
+mod operate;
 mod options;
 mod plan;
 mod read;
 mod refusal;
 mod role;
 mod spec;
+mod split_brain;
 mod state;
+#[allow(unsafe_code)]
+mod sys;
 mod wait;
 mod watch;
 mod wire;
@@ -66,18 +69,24 @@ use std::time::Duration;
 pub use error::{Error, ErrorKind, Result};
 pub use holders::Holder;
 pub use host::plan::{Failed, KillPoint, Step as PlanStep, StepEvent, Undo, Undone};
+pub use host::signature::{Found, Signature};
 pub use host::{Bytes, Deadline, Host, Impact, ParseError, Plan, Secret, Sectors, Watch};
-pub use metadata::{ExistingData, Metadata, Overwrite, Signature};
+pub use metadata::{
+    Format, Metadata, MetadataFlags, MetadataSpec, Overwrite, PeerMetadata, Replayed, Written,
+};
 pub use name::{Minor, ResourceName, Volume};
+pub use operate::{Bitmap, Detach, Resize, Verify};
 pub use options::{DiskOptions, Fencing, Kind, NetOptions, OptionRow, Protocol, ResourceOptions, Unit};
 pub use plan::{Step, diff};
 pub use refusal::Refusal;
 pub use role::Promote;
 pub use spec::{MetaDisk, ResourceSpec, VolumeSpec};
+pub use split_brain::{Generations, Recovery, Relation, Side, SplitBrain};
 pub use state::{
     ConnState, ConnectionState, Dialect, DiskState, Paused, PeerVolumeCounters, PeerVolumeState, Progress,
     ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
 };
+pub use wait::{StartKind, StartTimeouts};
 pub use watch::{Event, HelperEvent, Phase};
 
 use host::exec::Module;

@@ -5,8 +5,8 @@ use host::nl::Reply;
 
 use crate::link::About;
 use crate::state::{Tree, absorb, insert_progress, progress_of};
-use crate::wire::{Command, Context, NO_MINOR, Packet, request};
-use crate::{Drbd, Refusal, ResourceName, ResourceState, Result};
+use crate::wire::{Command, Context, NO_MINOR, Packet, nest, request};
+use crate::{Drbd, Error, Refusal, ResourceName, ResourceState, Result, Role};
 
 /// What a dump answers for a filter that names no resource (`ERR_RES_NOT_KNOWN`).
 const NOT_KNOWN: i32 = 158;
@@ -32,6 +32,36 @@ impl Drbd {
     /// The exchange with the kernel failed.
     pub fn get(&self, name: &ResourceName) -> Result<Option<ResourceState>> {
         self.get_before(name, self.deadline())
+    }
+
+    /// Reads this node's role, and nothing else: one request, whatever else the kernel has. `drbdadm role NAME`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the exchange with the kernel failed.
+    #[doc(alias = "drbdadm role")]
+    pub fn role(&self, name: &ResourceName) -> Result<Role> {
+        // `union drbd_state`: the first two bits are the role.
+        const ROLE: u32 = 3;
+        let about = About { command: Command::GET_STATUS, object: name.as_str(), deadline: self.deadline() };
+        let replies = self.link.dump(about, |family| {
+            let message = request(family, about.command, NO_MINOR, 0);
+            Context::resource(name.as_str()).encode(message, crate::wire::MANDATORY)
+        });
+        let replies = match replies {
+            // A name that is not known (drbd_adm_get_status_all).
+            Err(Error::Netlink { source: host::nl::Error::Kernel { errno: libc::ENODEV, .. }, .. }) => {
+                return Err(Error::NotFound { name: name.clone() });
+            }
+            other => other?,
+        };
+        let mut role = Role::Secondary;
+        for reply in &replies {
+            let state = Packet::parse(reply)?.field(nest::STATE_INFO, 2).and_then(|field| field.u32());
+            if state.is_some_and(|state| Role::from_number(state & ROLE) == Role::Primary) {
+                role = Role::Primary;
+            }
+        }
+        Ok(role)
     }
 
     pub(crate) fn get_before(

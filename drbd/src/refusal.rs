@@ -104,7 +104,7 @@ refusals! {
     162 InvalidRequest "the request is not valid";
     163 PeerTooOldForChange "the peer is too old to change this while connected";
     164 TwoPrimariesInUse "both nodes are Primary, so allow-two-primaries cannot be switched off; demote one first";
-    165 UncleanMetaData "the activity log is not clean; drbdmeta apply-al must run first";
+    165 UncleanMetaData "the activity log is not clean; replay it first (Metadata::apply_al; drbdadm apply-al)";
     166 LayoutChangeConnected "the metadata's layout cannot change while connected";
     167 MetaDataTooBig "the new metadata does not fit";
     168 MetaDataTooSmall "the new activity log is too small";

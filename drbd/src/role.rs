@@ -7,7 +7,10 @@ use host::nl::NESTED;
 
 use crate::link::About;
 use crate::wire::{Command, MANDATORY, Packet, nest, request};
-use crate::{ConnState, ConnectionState, Drbd, Error, Holder, Minor, Refusal, ResourceName, Result, holders};
+use crate::{
+    ConnState, ConnectionState, Drbd, Error, Holder, Minor, Refusal, ResourceName, ResourceState, Result,
+    holders,
+};
 
 /// How [`Drbd::promote`] decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -16,6 +19,9 @@ pub enum Promote {
     /// Only with UpToDate data, and not beside another Primary.
     #[default]
     IfSafe,
+    /// The same, and only while the peer is connected and known to be Secondary, this node's disks are UpToDate and no resync is going on:
+    /// a planned move, never a takeover.
+    IfPeerAgrees,
     /// With whatever data this node has: an Outdated or Inconsistent disk is declared UpToDate. What the peer has and this node has not is
     /// lost, and the first of two new disks is chosen as the source this way. `drbdadm primary --force`.
     Force,
@@ -27,18 +33,20 @@ const CHANGED: i32 = 1;
 impl Drbd {
     /// Makes this node Primary: its devices can be used. `drbdadm primary NAME`, `DRBD_ADM_PRIMARY` for each volume.
     ///
-    /// Two round trips for a resource of one volume ([`Promote::Force`] looks at the state first). A node that is Primary already stays so. If one of several volumes refuses, those
-    /// promoted before it are demoted again. While the connection changes its state the kernel answers "try again" (-18), which is done
+    /// Two round trips for a resource of one volume ([`Promote::IfSafe`]; the others look at the state first). A node that is Primary already
+    /// stays so. If one of several volumes refuses, those promoted before it are demoted again. While the connection changes its state the kernel answers "try again" (-18), which is done
     /// until the time is up.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Refused`] with [`Refusal::NoUpToDateData`], [`Refusal::TwoPrimaries`] and others, with the state that
-    /// was found.
+    /// was found; [`Error::Precondition`] of [`Promote::IfPeerAgrees`].
     #[doc(alias = "drbdadm primary")]
     pub fn promote(&self, name: &ResourceName, how: Promote) -> Result<()> {
         let deadline = self.deadline();
-        if how == Promote::Force {
-            self.settle(name, deadline)?;
+        match how {
+            Promote::IfSafe => {}
+            Promote::Force => self.settle(name, deadline)?,
+            Promote::IfPeerAgrees => agreed(&self.known(name, deadline)?)?,
         }
         let minors = self.minors(name, deadline)?;
         let mut promoted = Vec::new();
@@ -139,7 +147,7 @@ impl Drbd {
     }
 
     /// Adds what the state was to a refusal.
-    fn with_state(&self, name: &ResourceName, error: Error, deadline: Deadline) -> Error {
+    pub(crate) fn with_state(&self, name: &ResourceName, error: Error, deadline: Deadline) -> Error {
         let Error::Refused { command, object, refusal, mut info } = error else { return error };
         match self.get_before(name, deadline) {
             Ok(Some(state)) => info.push(format!("state: {}", state.summary())),
@@ -154,4 +162,17 @@ impl Drbd {
             minors.iter().flat_map(|minor| holders::of(self.host.tree(), *minor)).collect();
         Error::Busy { command, name: name.clone(), holders }
     }
+}
+
+/// Whether a planned move may happen now.
+fn agreed(state: &ResourceState) -> Result<()> {
+    let reason = match state.peer_is_secondary() {
+        _ if state.is_primary() => return Ok(()),
+        None => "the peer is not connected, so that its role is not known",
+        Some(false) => "the peer is Primary; demote it there first",
+        Some(true) if !state.is_synced() => "not all disks of both nodes are UpToDate; wait for the sync",
+        Some(true) => return Ok(()),
+    };
+    let (name, reason) = (state.name.clone(), format!("{reason} ({})", state.summary()));
+    Err(Error::Precondition { command: Command::PRIMARY.1, name, reason })
 }

@@ -16,7 +16,7 @@ use host::{Deadline, Host, Watch};
 use crate::link::{About, FAMILY};
 use crate::state::{Tree, absorb};
 use crate::wire::{Command, NO_MINOR, Packet, nest, request};
-use crate::{Dialect, Drbd, Error, Minor, ResourceName, ResourceState, Result, Volume};
+use crate::{Dialect, Drbd, Error, Minor, ResourceName, ResourceState, Result, Role, SplitBrain, Volume};
 
 /// The multicast group of the family.
 pub(crate) const GROUP: &str = "events";
@@ -47,9 +47,13 @@ pub enum Event {
     },
     /// A resource was taken down; its last state.
     Removed(Box<ResourceState>),
-    /// The kernel calls a helper in user space, or the helper has ended. `split-brain` and `initial-split-brain` come this way, whether a
-    /// helper is installed or not.
+    /// The kernel calls a helper in user space, or the helper has ended. Told whether one is installed or not.
     Helper(HelperEvent),
+    /// Both nodes have written without each other, and no policy says whose changes count: the connection is dropped. Comes after the
+    /// [`Helper`](Self::Helper) event of the same call. [`Drbd::recover`] ends it.
+    ///
+    /// `initial-split-brain` alone is none: it is told of those too that a policy or `discard-my-data` resolves.
+    SplitBrain(SplitBrain),
     /// Messages were lost; the state was read again. The events that follow lead from the last known state to it.
     Resynchronised,
     /// The module was unloaded. The watch goes on and begins anew when it is loaded again.
@@ -220,7 +224,15 @@ impl Source {
         let packet = Packet::parse(reply)?;
         let kind = kind(&packet);
         if packet.command == Command::HELPER.0 {
-            self.out.extend(helper(&packet, kind).map(Event::Helper));
+            if let Some(event) = helper(&packet, kind) {
+                let split = (event.name == "split-brain" && event.phase == Phase::Call).then(|| SplitBrain {
+                    resource: event.resource.clone(),
+                    volume: event.volume,
+                    role: self.tree.get(&event.resource).map_or(Role::Unknown, |state| state.role),
+                });
+                self.out.push_back(Event::Helper(event));
+                self.out.extend(split.map(Event::SplitBrain));
+            }
             return Ok(());
         }
         if let Some(name) = packet.context.resource.as_deref().map(ResourceName::from_kernel) {

@@ -116,11 +116,11 @@ fn lost_events_are_made_up_for() -> Outcome {
     let mut watch = drbd.watch()?;
     assert!(matches!(watch.next_before(soon())?, Some(Event::Snapshot(all)) if all.len() == 2));
     // The first event tells where the numbers stand.
-    fake.call_helper(&here.name, "split-brain");
+    fake.call_helper(&here.name, "out-of-sync");
     for phase in [Phase::Call, Phase::Response(0xffff_fffe)] {
         let event = watch.next_before(soon())?;
         let Some(Event::Helper(HelperEvent { name, phase: told, .. })) = event else { panic!("{event:?}") };
-        assert_eq!((name.as_str(), told), ("split-brain", phase));
+        assert_eq!((name.as_str(), told), ("out-of-sync", phase));
     }
     fake.lose_events(1);
     drbd.demote(&here.name)?;

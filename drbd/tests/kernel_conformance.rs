@@ -7,18 +7,12 @@ mod kernel;
 use conformance::{Bench, Outcome};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// Tests that need drbdmeta, which small guests do not have.
-const NEEDS_DRBDMETA: &[&str] = &["a_disk_is_attached_again_after_removal"];
-
 fn run(name: &str, case: fn(&Bench) -> Outcome) -> Result<Completion, libtest_mimic::Failed> {
     let cmdline = host::Tree::live().read("/proc/cmdline").unwrap_or_default();
     if !cmdline.contains("lab.mode=") {
         return Ok(Completion::ignored_with("needs a lab guest: run `lab test drbd`"));
     }
     let bench = Bench::kernel();
-    if !bench.has_drbdmeta && NEEDS_DRBDMETA.contains(&name) {
-        return Ok(Completion::ignored_with("needs drbdmeta: run with --mode root"));
-    }
     if let Some(reason) = kernel::skip(name, &bench) {
         return Ok(Completion::ignored_with(reason));
     }
@@ -27,6 +21,9 @@ fn run(name: &str, case: fn(&Bench) -> Outcome) -> Result<Completion, libtest_mi
 }
 
 fn main() {
+    if std::env::args().next().is_some_and(|name| name == kernel::HELPER) {
+        return kernel::as_helper();
+    }
     let mut arguments = Arguments::from_args();
     // One kernel, one set of disks.
     arguments.test_threads = Some(1);

@@ -3,5 +3,6 @@
 //! [`config`] reads `node.toml` and says what is wrong with it by line; [`node`] carries out the verbs; [`status`] prints one screen.
 
 pub mod config;
+pub mod helper;
 pub mod node;
 pub mod status;

@@ -1,6 +1,7 @@
 //! What a node does: its verbs over all six crates, each idempotent, each printing its steps with their times.
 
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,8 +15,10 @@ use netcfg::{FloatingAddr, Netcfg};
 
 use crate::config::{Config, Unit};
 
-/// A program that is not there.
-const NO_HELPER: &str = "/run/sankit/no-drbd-helper";
+/// By this name DRBD calls us: a link to `san-node`, which knows by it that it is the helper (see [`crate::helper`]).
+pub const HELPER: &str = "/run/sankit/drbd-helper";
+/// What the kernel calls by default.
+const DRBDADM: &str = "/sbin/drbdadm";
 
 /// How long `serve` waits for a connection that is not there yet, before it refuses.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -177,7 +180,7 @@ impl Node {
         }
         self.warm_up()?;
         let drbd = Drbd::on(&self.host)?;
-        changed |= self.no_helper(&drbd)?;
+        changed |= self.helper(&drbd)?;
         for unit in &self.config.units {
             if drbd.get(&unit.resource.name)?.is_none() {
                 changed |=
@@ -189,15 +192,29 @@ impl Node {
         Ok(changed)
     }
 
-    /// Keeps the kernel from asking drbdadm. By default DRBD runs `/sbin/drbdadm before-resync-source minor-N` before a resync; drbdadm finds
-    /// no such resource in its own configuration, says so with code 1, and the kernel takes that for a veto and drops the connection
-    /// (`drbd_receiver.c`, `receive_bitmap`). A helper that is not there is no veto.
-    fn no_helper(&self, drbd: &Drbd) -> Result<bool> {
-        let ours = drbd.helper()?.as_os_str() == "/sbin/drbdadm";
-        if ours {
-            drbd.set_helper(std::path::Path::new(NO_HELPER))?;
+    /// Makes this program DRBD's helper, in the place of drbdadm. By default DRBD runs `/sbin/drbdadm before-resync-source minor-N` before a
+    /// resync; drbdadm finds no such resource in its own configuration, says so with code 1, and the kernel takes that for a veto and drops
+    /// the connection (`drbd_receiver.c`, `receive_bitmap`). A helper that somebody else has set is left alone.
+    ///
+    /// The module's parameter is a path of 79 bytes at most, and the kernel adds its own words to it: no room for `san-node drbd-helper`, nor
+    /// for any path there may be. So it gets the path of a link in `/run/sankit`, made anew if this program has moved.
+    fn helper(&self, drbd: &Drbd) -> Result<bool> {
+        let (set, link) = (drbd.helper()?, Path::new(HELPER));
+        if set != Path::new(DRBDADM) && set != link {
+            return Ok(false);
         }
-        Ok(ours)
+        let mut changed = false;
+        if let Some(dir) = self.host.run_dir() {
+            let tree = self.host.tree();
+            let program = std::env::current_exe().context("where is this program?")?;
+            if tree.read_link(link).ok() != Some(program.clone()) {
+                tree.ensure_dir(dir)?;
+                tree.unlink(link)?;
+                tree.link(&program, link)?;
+                changed = true;
+            }
+        }
+        Ok(drbd.set_helper(link)? || changed)
     }
 
     /// Loads now what the kernel would load in the middle of the first takeover, where it takes seconds: packet sockets at the first

@@ -24,8 +24,6 @@ pub struct Program {
 impl Program {
     /// Logs in to iSCSI targets: iscsid's own interface is an unversioned C structure.
     pub const ISCSIADM: Self = Self { name: "iscsiadm", package: "open-iscsi" };
-    /// Makes DRBD's metadata.
-    pub const DRBDMETA: Self = Self { name: "drbdmeta", package: "drbd-utils" };
     /// Loads kernel modules with what they depend on.
     pub const MODPROBE: Self = Self { name: "modprobe", package: "kmod" };
 }

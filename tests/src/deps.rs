@@ -38,6 +38,11 @@ pub const DEPENDENCIES: &[Dependency] = &[
     Dependency { package: "xz-utils", program: "xz", why: "unpacks kernel modules" },
     Dependency { package: "zstd", program: "zstd", why: "unpacks kernels 6.12 and later" },
     Dependency { package: "dpkg", program: "dpkg-deb", why: "unpacks Debian packages" },
+    Dependency {
+        package: "drbd-utils",
+        program: "drbdmeta",
+        why: "is what our DRBD metadata is compared with",
+    },
     Dependency { package: "apt", program: "apt-get", why: "downloads Debian packages" },
 ];
 

@@ -26,6 +26,9 @@ pub(super) struct Object {
     conn: Option<(ConnState, Role)>,
     repl: Option<(ReplState, DiskState)>,
     out_of_sync: u64,
+    suspended: bool,
+    /// By this node, by the peer.
+    paused: (bool, bool),
 }
 
 /// A message of the family.
@@ -63,6 +66,8 @@ fn resource(cluster: &Cluster, place: &Place, res: &Res, all: &mut BTreeMap<Key,
         conn: None,
         repl: None,
         out_of_sync: 0,
+        suspended: res.suspended,
+        paused: (false, false),
     };
     all.insert((name.clone(), 0, 0), Object { role: Some(role(res.is_primary())), ..plain.clone() });
     let addresses = res.net.as_ref().map(|net| (net.local, net.peer));
@@ -88,7 +93,10 @@ fn resource(cluster: &Cluster, place: &Place, res: &Res, all: &mut BTreeMap<Key,
                 partner.and_then(|p| p.volumes.get(number)).map_or(DiskState::DUnknown, |v| v.disk);
             let repl = Some((if partner.is_some() { vol.repl } else { ReplState::Off }, peer_disk));
             let out_of_sync = vol.out_of_sync;
-            all.insert((name.clone(), 3, *number), Object { context, repl, out_of_sync, ..plain.clone() });
+            let peer_pauses = partner.and_then(|p| p.volumes.get(number)).is_some_and(|v| v.paused);
+            let object =
+                Object { context, repl, out_of_sync, paused: (vol.paused, peer_pauses), ..plain.clone() };
+            all.insert((name.clone(), 3, *number), object);
         }
     }
 }
@@ -144,7 +152,10 @@ fn state(object: &Object, mut m: Message) -> Message {
     if let Some(role) = object.role {
         m = m
             .with_nest(nest::RESOURCE_INFO, |m| {
-                m.with_u32(1, role.number()).with_u8(2, 0).with_u8(3, 0).with_u8(4, 0)
+                m.with_u32(1, role.number())
+                    .with_u8(2, u8::from(object.suspended))
+                    .with_u8(3, 0)
+                    .with_u8(4, 0)
             })
             .with_nest(nest::RESOURCE_STATISTICS, |m| m.with_u32(1, 2));
     }
@@ -160,10 +171,26 @@ fn state(object: &Object, mut m: Message) -> Message {
     }
     if let Some((repl, disk)) = object.repl {
         m = m
-            .with_nest(nest::PEER_DEVICE_INFO, |m| m.with_u32(1, repl.number()).with_u32(2, disk.number()))
+            .with_nest(nest::PEER_DEVICE_INFO, |m| {
+                let m = m.with_u32(1, repl.number()).with_u32(2, disk.number());
+                m.with_u32(3, u32::from(object.paused.0)).with_u32(4, u32::from(object.paused.1))
+            })
             .with_nest(nest::PEER_DEVICE_STATISTICS, |m| m.with_u64(5, object.out_of_sync));
     }
     m
+}
+
+/// The call of a helper that is not there, and its answer.
+pub(super) fn helper(context: &Context, minor: u32, name: &str) -> [Message; 2] {
+    const CALL: u32 = 4;
+    const RESPONSE: u32 = 5;
+    const MISSING: u32 = 0xffff_fffe;
+    [(CALL, 0), (RESPONSE, MISSING)].map(|(kind, status)| {
+        context
+            .encode(message(Command::HELPER.0, minor, 101), MANDATORY)
+            .with_nest(nest::NOTIFICATION_HEADER, |m| m.with_u32(1, kind))
+            .with_nest(nest::HELPER, |m| m.with_str(1, name).with_u32(2, status))
+    })
 }
 
 /// The messages of one of the four tables.
@@ -210,7 +237,12 @@ pub(super) fn status(name: &str, number: u16, vol: &Vol) -> Message {
     const SECTORS_A_BIT: u64 = 8;
     let begun = message(Command::GET_STATUS.0, vol.minor, 101);
     Context::volume(name, number).encode(begun, MANDATORY).with_nest(nest::STATE_INFO, |m| {
-        let m = m.with_u32(1, 1).with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
+        let role = if vol.primary { Role::Primary } else { Role::Secondary };
+        let mut m = m.with_u32(1, 1).with_u32(2, role.number()).with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
+        if vol.backing.is_some() {
+            let uuids = [vol.current | u64::from(vol.primary), vol.bitmap, 0, 0];
+            m = m.with(7, &uuids.map(u64::to_ne_bytes).concat());
+        }
         match vol.repl.is_syncing() {
             true => m.with_u64(11, vol.total / SECTORS_A_BIT).with_u64(12, 0),
             false => m,

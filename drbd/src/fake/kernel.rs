@@ -9,7 +9,7 @@ use host::nl::{Message, NESTED, Protocol, Reply, attributes, flags};
 
 use super::encode::{self, FAMILY_ID};
 use super::model::{self, Backing, Cluster, Verdict};
-use super::{EVENTS, NOTIFY, World, lock, write_images};
+use super::{EVENTS, NOTIFY, World, lock};
 use crate::link::FAMILY;
 use crate::watch::GROUP;
 use crate::wire::{Command, NO_MINOR, Packet, SET_DEFAULTS, nest};
@@ -62,7 +62,11 @@ impl Kernel {
         }
         if is_dump && command == Command::GET_STATUS.0 {
             self.look_at_syncs(world);
-            let volumes: Vec<_> = world.cluster.places().into_iter().filter(|p| p.0 == self.node).collect();
+            let ours = world.cluster.places().into_iter().filter(|p| p.0 == self.node);
+            let volumes: Vec<_> = ours.filter(|place| filter.is_none_or(|name| place.1 == name)).collect();
+            if filter.is_some() && volumes.is_empty() {
+                return Answer::status(libc::ENODEV, None);
+            }
             let messages = volumes.iter().filter_map(|place| Some((place, world.cluster.get(place)?)));
             let messages = messages.flat_map(|(place, res)| {
                 res.volumes.iter().map(|(number, vol)| encode::status(&place.1, *number, vol))
@@ -92,6 +96,13 @@ impl Kernel {
             let message = message.unwrap_or_else(|| encode::message(command, packet.minor, 127));
             return Answer::one(encode::reply(&message, 0));
         }
+        if command == Command::GET_TIMEOUT_TYPE.0 {
+            let known = world.cluster.find(self.node, packet.minor).is_some();
+            let message = encode::message(command, packet.minor, if known { 101 } else { 127 });
+            // Every start of the fake is one after both nodes had been there.
+            let message = message.with_nest(nest::TIMEOUT_PARMS, |m| m.with_u32(1, 0));
+            return Answer::one(encode::reply(&message, 0));
+        }
         if let Some(changes) = world.changes.get_mut(self.node) {
             *changes += 1;
         }
@@ -114,6 +125,7 @@ impl Kernel {
     }
 
     fn change(&self, world: &mut World, request: &Reply, packet: &Packet<'_>) -> Answer {
+        world.read_images();
         let before = world.look();
         let verdict = match world.planted.pop().filter(|code| *code != 101) {
             Some(code) => Some((code, "")),
@@ -135,9 +147,7 @@ impl Kernel {
                 deliver(world.kernels.get(node), replies);
             }
         }
-        for (memory, node) in world.memories.iter().zip(&world.cluster.nodes) {
-            write_images(memory, &node.disks);
-        }
+        world.write_images();
         answer
     }
 
@@ -160,6 +170,16 @@ impl Kernel {
             Command::PRIMARY,
             Command::SECONDARY,
             Command::DOWN,
+            Command::INVALIDATE,
+            Command::INVAL_PEER,
+            Command::START_OV,
+            Command::PAUSE_SYNC,
+            Command::RESUME_SYNC,
+            Command::SUSPEND_IO,
+            Command::RESUME_IO,
+            Command::RESIZE,
+            Command::NEW_C_UUID,
+            Command::OUTDATE,
         ]
         .into_iter()
         .find(|command| command.0 == packet.command)?;
@@ -188,6 +208,25 @@ impl Kernel {
             }
             Command::SECONDARY => cluster.demote(node, minor),
             Command::DOWN => cluster.down(&place),
+            Command::INVALIDATE | Command::INVAL_PEER => {
+                cluster.invalidate(node, minor, command == Command::INVAL_PEER)
+            }
+            Command::START_OV => cluster.verify(node, minor),
+            Command::PAUSE_SYNC | Command::RESUME_SYNC => {
+                cluster.pause(node, minor, command == Command::PAUSE_SYNC)
+            }
+            Command::SUSPEND_IO | Command::RESUME_IO => {
+                cluster.suspend(node, minor, command == Command::SUSPEND_IO)
+            }
+            Command::RESIZE => {
+                let size = packet.field(nest::RESIZE_PARMS, 1).and_then(|f| f.u64());
+                cluster.resize(node, minor, size.unwrap_or_default())
+            }
+            Command::NEW_C_UUID => {
+                let clear = packet.field(nest::NEW_C_UUID_PARMS, 1).and_then(|f| f.u8());
+                cluster.new_current_uuid(node, minor, clear == Some(1))
+            }
+            Command::OUTDATE => cluster.outdate(node, minor),
             _ => return self.options(cluster, packet, &place),
         })
     }
@@ -224,6 +263,20 @@ impl Kernel {
     }
 }
 
+/// Commands of a minor that take no nest.
+const PLAIN: &[Command] = &[
+    Command::SECONDARY,
+    Command::DEL_MINOR,
+    Command::INVALIDATE,
+    Command::INVAL_PEER,
+    Command::PAUSE_SYNC,
+    Command::RESUME_SYNC,
+    Command::SUSPEND_IO,
+    Command::RESUME_IO,
+    Command::OUTDATE,
+    Command::GET_TIMEOUT_TYPE,
+];
+
 /// The nests a command takes (`drbd_genl.h`; newer kernels refuse all others).
 fn allowed(command: u8) -> &'static [u16] {
     const CONTEXT: u16 = nest::CFG_CONTEXT;
@@ -233,7 +286,11 @@ fn allowed(command: u8) -> &'static [u16] {
         () if is(Command::ATTACH) || is(Command::CHG_DISK_OPTS) => &[nest::DISK_CONF],
         () if is(Command::CONNECT) || is(Command::CHG_NET_OPTS) => &[CONTEXT, nest::NET_CONF],
         () if is(Command::PRIMARY) => &[nest::SET_ROLE_PARMS],
-        () if is(Command::SECONDARY) || is(Command::DEL_MINOR) || is(Command::DETACH) => &[],
+        () if is(Command::DETACH) => &[nest::DETACH_PARMS],
+        () if is(Command::RESIZE) => &[nest::RESIZE_PARMS],
+        () if is(Command::START_OV) => &[nest::START_OV_PARMS],
+        () if is(Command::NEW_C_UUID) => &[nest::NEW_C_UUID_PARMS],
+        () if PLAIN.iter().any(|plain| is(*plain)) => &[],
         () => &[CONTEXT],
     }
 }

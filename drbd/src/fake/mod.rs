@@ -33,13 +33,14 @@ use host::exec::{Output, Program, Programs, Runner};
 use host::fake::Memory;
 use host::nl::fake::FakeKernel;
 use host::nl::{Message, Protocol, Reply};
-use host::{Bytes, Deadline, Host, Sectors};
+use host::{Bytes, Deadline, Host};
 
-use crate::wire::{Command, NO_MINOR, nest};
-use crate::{DiskState, Metadata, Minor, ResourceName};
+use crate::wire::NO_MINOR;
+use crate::wire::superblock::{self, BLOCK};
+use crate::{Minor, ResourceName};
 use encode::{Key, Object};
 use kernel::{Kernel, controller_event};
-use model::{Cluster, FakeDisk, Generation, JUST_CREATED};
+use model::{Cluster, FakeDisk, Generation};
 
 /// The number of the group `events`.
 const EVENTS: u32 = 9;
@@ -121,7 +122,7 @@ impl FakeDrbd {
         lock(&self.world)
     }
 
-    /// The node as a host, for [`Drbd::on`](crate::Drbd::on). It has `drbdmeta` and `modprobe`.
+    /// The node as a host, for [`Drbd::on`](crate::Drbd::on). It has `modprobe`.
     #[must_use]
     pub fn host(&self) -> Host {
         let world = self.lock();
@@ -153,7 +154,9 @@ impl FakeDrbd {
         if let Some(loaded) = world.loaded.get_mut(self.node) {
             *loaded = false;
         }
+        world.read_images();
         world.cluster.power_cut(self.node);
+        world.write_images();
         let kernel = world.kernels.get(self.node).cloned();
         drop(world);
         self.memory().edit(|nodes| nodes.take("/sys/module/drbd"));
@@ -186,6 +189,15 @@ impl FakeDrbd {
     /// The next command hangs in the kernel, and all others behind it, as behind a disk that does not answer.
     pub fn hang_next(&self, time: Duration) {
         self.lock().hang = Some(time);
+    }
+
+    /// Makes the disks of a volume differ: the next verify finds so much.
+    pub fn plant_difference(&self, minor: Minor, size: Bytes) {
+        let mut world = self.lock();
+        let Some((place, number)) = world.cluster.find(self.node, minor.get()) else { return };
+        if let Some(vol) = world.cluster.get_mut(&place).and_then(|res| res.volumes.get_mut(&number)) {
+            vol.differs = size.sectors().0;
+        }
     }
 
     /// Ends a resync.
@@ -227,18 +239,9 @@ impl FakeDrbd {
 
     /// The kernel calls a helper, which is not there.
     pub fn call_helper(&self, name: &ResourceName, helper: &str) {
-        const CALL: u32 = 4;
-        const RESPONSE: u32 = 5;
-        const MISSING: u32 = 0xffff_fffe;
         let context = crate::wire::Context::resource(name.as_str());
-        let event = |kind: u32, status: u32| {
-            context
-                .encode(encode::message(Command::HELPER.0, NO_MINOR, 101), crate::wire::MANDATORY)
-                .with_nest(nest::NOTIFICATION_HEADER, |m| m.with_u32(1, kind))
-                .with_nest(nest::HELPER, |m| m.with_str(1, helper).with_u32(2, status))
-        };
         let mut world = self.lock();
-        let replies = world.number(self.node, vec![event(CALL, 0), event(RESPONSE, MISSING)]);
+        let replies = world.number(self.node, encode::helper(&context, NO_MINOR, helper).into());
         let kernel = world.kernels.get(self.node).cloned();
         drop(world);
         if let Some(kernel) = kernel {
@@ -263,8 +266,10 @@ impl FakeDrbd {
     /// Changes the cluster and tells all nodes.
     fn change(&self, f: impl FnOnce(&mut Cluster)) {
         let mut world = self.lock();
+        world.read_images();
         let before = world.look();
         f(&mut world.cluster);
+        world.write_images();
         let told = world.tell(&before);
         let kernels = world.kernels.clone();
         drop(world);
@@ -272,39 +277,31 @@ impl FakeDrbd {
             replies.iter().for_each(|reply| kernel.notify(Protocol::Generic, EVENTS, reply));
         }
     }
-
-    /// What `drbdmeta` writes.
-    fn write_meta(&self, path: &str, change: impl FnOnce(Option<Generation>) -> Option<Generation>) -> bool {
-        let mut world = self.lock();
-        let node = world.cluster.nodes.get_mut(self.node);
-        let Some(disk) = node.and_then(|node| node.disks.get_mut(path)) else { return false };
-        disk.meta = change(disk.meta);
-        drop(world);
-        self.write_images();
-        true
-    }
-
-    /// Brings the images of the disks to what the kernel has written.
-    fn write_images(&self) {
-        let world = self.lock();
-        let disks = world.cluster.nodes.get(self.node).map(|node| node.disks.clone()).unwrap_or_default();
-        drop(world);
-        write_images(&self.memory(), &disks);
-    }
 }
 
+/// Brings the images of the disks to what the kernel has written.
 fn write_images(memory: &Memory, disks: &BTreeMap<String, FakeDisk>) {
     memory.edit(|nodes| {
         for (path, disk) in disks {
-            let Some(meta) = disk.meta else { continue };
-            let block =
-                Metadata { size: Sectors(disk.size), current_uuid: meta.current, is_clean: meta.is_clean };
             let Some(host::fake::Node::File(image)) = nodes.get(path) else { continue };
             let mut image = image.clone();
-            if let Some(place) = image.len().checked_sub(4096).and_then(|last| image.get_mut(last..)) {
-                place.copy_from_slice(&block.encode());
-            }
+            let Some(place) = image.len().checked_sub(BLOCK).and_then(|last| image.get_mut(last..)) else {
+                continue;
+            };
+            let (Some(meta), Some(block)) = (disk.meta, superblock::decode(place)) else { continue };
+            place.copy_from_slice(&superblock::encode(&meta.into_block(block, disk.size)));
             nodes.put(path, image);
+        }
+    });
+}
+
+/// Takes what programs have written to the disks that the kernel does not hold.
+fn read_images(memory: &Memory, disks: &mut BTreeMap<String, FakeDisk>) {
+    memory.edit(|nodes| {
+        for (path, disk) in disks.iter_mut().filter(|(_, disk)| !disk.claimed) {
+            let Some(host::fake::Node::File(image)) = nodes.get(path) else { continue };
+            let block = image.len().checked_sub(BLOCK).and_then(|last| image.get(last..));
+            disk.meta = block.and_then(superblock::decode).map(|block| Generation::of(&block));
         }
     });
 }
@@ -327,13 +324,6 @@ impl Programs for FakeDrbd {
                 self.memory().edit(|nodes| nodes.put(HELPER, "/sbin/drbdadm\n"));
                 true
             }
-            (Program::DRBDMETA, [_, "v08", device, _, "create-md"]) => self.write_meta(device, |_| {
-                let disk = DiskState::Inconsistent;
-                Some(Generation { current: JUST_CREATED, bitmap: 0, disk, is_clean: true })
-            }),
-            (Program::DRBDMETA, [_, "v08", device, _, "apply-al"]) => {
-                self.write_meta(device, |meta| meta.map(|meta| Generation { is_clean: true, ..meta }))
-            }
             _ => {
                 return Err(host::exec::Error::NotInstalled {
                     program: program.name,
@@ -346,6 +336,18 @@ impl Programs for FakeDrbd {
 }
 
 impl World {
+    /// Takes what programs have written to the disks; before each change.
+    fn read_images(&mut self) {
+        let nodes = self.memories.iter().zip(&mut self.cluster.nodes);
+        nodes.for_each(|(memory, node)| read_images(memory, &mut node.disks));
+    }
+
+    /// Writes what the kernel has; after each change.
+    fn write_images(&self) {
+        let nodes = self.memories.iter().zip(&self.cluster.nodes);
+        nodes.for_each(|(memory, node)| write_images(memory, &node.disks));
+    }
+
     fn look(&self) -> Vec<BTreeMap<Key, Object>> {
         (0..self.cluster.nodes.len()).map(|node| encode::objects(&self.cluster, node)).collect()
     }
@@ -354,7 +356,15 @@ impl World {
     fn tell(&mut self, before: &[BTreeMap<Key, Object>]) -> Vec<Vec<Reply>> {
         let after = self.look();
         let pairs = before.iter().zip(&after).map(|(before, after)| encode::events(before, after));
-        let told: Vec<_> = pairs.collect();
+        let mut told: Vec<_> = pairs.collect();
+        // A helper is called before the state changes because of what it is told.
+        for ((node, name), volume, minor, helper) in std::mem::take(&mut self.cluster.calls).into_iter().rev()
+        {
+            let context = crate::wire::Context::volume(&name, volume);
+            if let Some(messages) = told.get_mut(node) {
+                messages.splice(0..0, encode::helper(&context, minor, helper));
+            }
+        }
         told.into_iter().enumerate().map(|(node, messages)| self.number(node, messages)).collect()
     }
 

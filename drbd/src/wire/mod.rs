@@ -4,10 +4,13 @@
 //! s32 ret_code } | nests`. Nests are sent with `NLA_F_NESTED`, without which generic netlink answers EINVAL; what comes back may
 //! or may not carry it, so types are masked on receipt.
 
+pub(crate) mod activity_log;
 #[cfg(all(test, feature = "fake"))]
 mod capture;
 pub(crate) mod disk;
+pub(crate) mod dump;
 pub(crate) mod net;
+pub(crate) mod superblock;
 pub(crate) mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -36,8 +39,12 @@ macro_rules! commands {
 commands! {
     GET_STATUS = 2 "show status of", NEW_MINOR = 5 "create device", DEL_MINOR = 6 "delete device",
     NEW_RESOURCE = 7 "create resource", DEL_RESOURCE = 8 "delete resource", RESOURCE_OPTS = 9 "set options of",
-    CONNECT = 10 "connect", DISCONNECT = 11 "disconnect", ATTACH = 12 "attach", PRIMARY = 14 "promote",
-    SECONDARY = 15 "demote", DETACH = 18 "detach", DOWN = 27 "take down", CHG_DISK_OPTS = 28 "set disk options of",
+    CONNECT = 10 "connect", DISCONNECT = 11 "disconnect", ATTACH = 12 "attach", RESIZE = 13 "resize",
+    PRIMARY = 14 "promote", SECONDARY = 15 "demote", NEW_C_UUID = 16 "begin a new generation of", START_OV = 17 "verify",
+    DETACH = 18 "detach", INVALIDATE = 19 "invalidate", INVAL_PEER = 20 "invalidate the peer's data of",
+    PAUSE_SYNC = 21 "pause the resync of", RESUME_SYNC = 22 "resume the resync of", SUSPEND_IO = 23 "suspend I/O of",
+    RESUME_IO = 24 "resume I/O of", OUTDATE = 25 "outdate", GET_TIMEOUT_TYPE = 26 "ask for the kind of start of",
+    DOWN = 27 "take down", CHG_DISK_OPTS = 28 "set disk options of",
     CHG_NET_OPTS = 29 "set net options of", GET_RESOURCES = 30 "list resources", GET_DEVICES = 31 "list devices of",
     GET_CONNECTIONS = 32 "list connections of", GET_PEER_DEVICES = 33 "list peer devices of",
     RESOURCE_STATE = 34 "resource state", DEVICE_STATE = 35 "device state", CONNECTION_STATE = 36 "connection state",
@@ -53,7 +60,12 @@ pub(crate) mod nest {
     pub(crate) const RESOURCE_OPTS: u16 = 4;
     pub(crate) const NET_CONF: u16 = 5;
     pub(crate) const SET_ROLE_PARMS: u16 = 6;
+    pub(crate) const RESIZE_PARMS: u16 = 7;
     pub(crate) const STATE_INFO: u16 = 8;
+    pub(crate) const START_OV_PARMS: u16 = 9;
+    pub(crate) const NEW_C_UUID_PARMS: u16 = 10;
+    pub(crate) const TIMEOUT_PARMS: u16 = 11;
+    pub(crate) const DETACH_PARMS: u16 = 13;
     pub(crate) const RESOURCE_INFO: u16 = 15;
     pub(crate) const DEVICE_INFO: u16 = 16;
     pub(crate) const CONNECTION_INFO: u16 = 17;

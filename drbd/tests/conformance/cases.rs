@@ -275,7 +275,7 @@ fn a_disk_in_use_is_never_written_to(bench: &Bench) -> Outcome {
         return Ok(());
     }
     let (drbd, here, _) = bench.up(7215)?;
-    // The kernel has it open exclusively: drbdmeta's --force would not mind.
+    // The kernel has it open exclusively: and so may nobody else.
     let refused =
         drbd::Metadata::create(&bench.host, &here.volumes[0], drbd::Overwrite::Always).expect_err("attached");
     assert!(refused.is_busy(), "{refused}");

@@ -5,7 +5,9 @@
 
 pub(crate) mod cases;
 pub(crate) mod metadata;
+pub(crate) mod operate;
 pub(crate) mod options;
+pub(crate) mod split_brain;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,7 +19,6 @@ use drbd::{
     Deadline, DiskOptions, Drbd, Host, Metadata, Minor, NetOptions, Overwrite, Promote, ResourceName,
     ResourceSpec, ResourceState, Volume, VolumeSpec,
 };
-use host::exec::Program;
 
 /// Why a test failed: the whole chain of causes.
 pub(crate) struct Failure(String);
@@ -56,8 +57,8 @@ pub(crate) struct Bench {
     pub(crate) disks: Vec<PathBuf>,
     /// The fake, if it is one.
     pub(crate) fake: Option<FakeDrbd>,
-    /// Whether drbdmeta is installed.
-    pub(crate) has_drbdmeta: bool,
+    /// Whether drbd-utils is installed.
+    pub(crate) has_tools: bool,
 }
 
 /// A test: its name and what it does.
@@ -71,7 +72,7 @@ impl Bench {
         let disks: Vec<_> = (b'a'..=b'd').map(|c| format!("/dev/vd{}", char::from(c))).collect();
         disks.iter().for_each(|path| fake.add_disk(path, drbd::Bytes(256 << 20)));
         let disks = disks.into_iter().map(PathBuf::from).collect();
-        Self { host: fake.host(), disks, fake: Some(fake), has_drbdmeta: true }
+        Self { host: fake.host(), disks, fake: Some(fake), has_tools: false }
     }
 
     /// This machine.
@@ -79,9 +80,8 @@ impl Bench {
         // By the lab's names: what /dev/vda is differs between its guests, and in some it holds the root file system.
         let disks = (0..4).map(|n| PathBuf::from(format!("/dev/disk/by-id/virtio-t{n}"))).collect();
         let host = Host::live();
-        let deadline = Deadline::after(Duration::from_secs(10));
-        let has_drbdmeta = host.exec().run(Program::DRBDMETA, &["--help"], deadline).is_ok();
-        Self { host, disks, fake: None, has_drbdmeta }
+        let has_tools = std::path::Path::new("/usr/sbin/drbdmeta").exists();
+        Self { host, disks, fake: None, has_tools }
     }
 
     pub(crate) fn drbd(&self) -> drbd::Result<Drbd> {
@@ -106,10 +106,7 @@ impl Bench {
     /// New metadata on the disks of a resource.
     pub(crate) fn create_metadata(&self, spec: &ResourceSpec) -> Outcome {
         for volume in &spec.volumes {
-            match self.has_drbdmeta {
-                true => Metadata::create(&self.host, volume, Overwrite::Always)?,
-                false => metadata::write(&volume.disk)?,
-            }
+            Metadata::create(&self.host, volume, Overwrite::Always)?;
         }
         Ok(())
     }
@@ -194,5 +191,8 @@ pub(crate) fn seen(drbd: &Drbd, name: &ResourceName) -> Result<ResourceState, Fa
 pub(crate) fn all() -> Vec<Case> {
     let mut all = cases::ALL.to_vec();
     all.extend_from_slice(options::ALL);
+    all.extend_from_slice(metadata::ALL);
+    all.extend_from_slice(operate::ALL);
+    all.extend_from_slice(split_brain::ALL);
     all
 }

@@ -12,12 +12,14 @@ pub(crate) const ALL: &[Case] = &[
     ("options_equal_drbdsetup_show", options_equal_drbdsetup_show),
     ("data_written_here_is_there_after_the_move", data_written_here_is_there_after_the_move),
     ("round_trips_are_quick", round_trips_are_quick),
+    ("the_kernel_calls_the_helper_and_goes_on", the_kernel_calls_the_helper_and_goes_on),
+    ("a_replayed_log_brings_back_what_was_being_written", a_replayed_log_brings_back_what_was_being_written),
 ];
 
 /// Why a test cannot run on this machine.
 pub(crate) fn skip(name: &str, bench: &Bench) -> Option<String> {
     let needs_tools = ["states_equal_drbdsetup_status", "options_equal_drbdsetup_show"];
-    (needs_tools.contains(&name) && !bench.has_drbdmeta)
+    (needs_tools.contains(&name) && !bench.has_tools)
         .then(|| "needs drbd-utils: run with --mode root".to_owned())
 }
 
@@ -157,5 +159,85 @@ fn round_trips_are_quick(bench: &Bench) -> Outcome {
     })?;
     println!("get {get:?}, promote when Primary {again:?}, demote and promote {moved:?}");
     assert!(get < Duration::from_millis(200) && again < Duration::from_millis(200), "{get:?} {again:?}");
+    Ok(())
+}
+
+/// Where this program stands as helper, and what it was called for.
+pub(crate) const HELPER: &str = "/run/drbd-helper-of-the-test";
+const CALLS: &str = "/run/drbd-helper-calls";
+
+/// This program, called by the kernel.
+pub(crate) fn as_helper() {
+    use std::io::Write;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let call = drbd::helper::Call::read(&words, |name| std::env::var(name).ok());
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(CALLS).expect("a file");
+    let code = call.as_ref().map_or(9, |call| call.neutral().code());
+    let said = call.map_or_else(|error| error.to_string(), |call| call.to_string());
+    writeln!(file, "{said}: {code}").expect("written");
+    std::process::exit(code.into());
+}
+
+fn the_kernel_calls_the_helper_and_goes_on(bench: &Bench) -> Outcome {
+    for path in [HELPER, CALLS] {
+        bench.host.tree().unlink(path)?;
+    }
+    bench.host.tree().link(std::env::current_exe()?, HELPER)?;
+    let (drbd, here, _) = bench.up(7550)?;
+    assert!(drbd.set_helper(std::path::Path::new(HELPER))?);
+    // A helper that vetoes would end the connection here.
+    drbd.promote(&here.name, Promote::Force)?;
+    drbd.wait_synced(&here.name, later(), |_| {})?;
+    let calls = bench.host.tree().read(CALLS)?;
+    for expected in [
+        "before-resync-source of minor 0, peer 127.0.0.1: 0",
+        "before-resync-target of minor 1, peer 127.0.0.1: 0",
+        "after-resync-target of minor 1, peer 127.0.0.1: 0",
+    ] {
+        assert!(calls.lines().any(|line| line == expected), "{expected} is not in {calls}");
+    }
+    // Asked to fence, it says that it has not: the Primary that lost its peer is not promoted again.
+    drbd.set_disk_options(
+        &here.name,
+        drbd::Volume(0),
+        &crate::conformance::disk()?.with("fencing", "resource-only")?,
+    )?;
+    drbd.demote(&here.name)?;
+    drbd.disconnect(&here.name)?;
+    let refused = drbd.promote(&here.name, Promote::IfSafe).expect_err("the peer is not fenced");
+    assert_eq!(refused.refusal(), Some(drbd::Refusal::PeerNotOutdated), "{refused}");
+    let calls = bench.host.tree().read(CALLS)?;
+    assert!(
+        calls.lines().any(|line| line.starts_with("fence-peer of here") && line.ends_with(": 1")),
+        "{calls}"
+    );
+    Ok(())
+}
+
+/// A copy of what a Primary's disk holds while it writes is what a power cut leaves of it.
+fn a_replayed_log_brings_back_what_was_being_written(bench: &Bench) -> Outcome {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let (drbd, here, _) = bench.synced(7560)?;
+    let device =
+        std::fs::OpenOptions::new().write(true).custom_flags(0o4000).open(here.volumes[0].minor.path())?;
+    // Three extents of 4 MiB.
+    for extent in [0, 2, 5] {
+        device.write_all_at(&[7; 4096], extent * (4 << 20))?;
+    }
+    device.sync_all()?;
+    let (from, to) = (&here.volumes[0].disk, &bench.disks[3]);
+    let mut disk = std::fs::File::open(from)?;
+    let mut copy = std::fs::OpenOptions::new().write(true).open(to)?;
+    std::io::copy(&mut disk, &mut copy)?;
+    copy.sync_all()?;
+    drop((device, disk, copy));
+    let replayed = drbd::Metadata::apply_al(&bench.host, to, &drbd::MetaDisk::Internal)?.expect("unclean");
+    assert!(replayed.extents >= 3, "{replayed:?}");
+    assert_eq!(replayed.marked.0 % (4 << 20), 0, "{replayed:?}");
+    let mut text = Vec::new();
+    assert!(drbd::Metadata::dump(&bench.host, to, &drbd::MetaDisk::Internal, &mut text)?);
+    let text = String::from_utf8(text)?;
+    assert!(text.contains("0xFFFFFFFFFFFFFFFF;"), "{text}");
+    drbd.demote(&here.name)?;
     Ok(())
 }

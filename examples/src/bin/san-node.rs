@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use host::plan::KillPoint;
 use host::{Deadline, Host};
 use san_node::config::Config;
+use san_node::helper;
 use san_node::node::{FirstSync, NewMetadata, Node, Peer};
 
 /// A storage node from one file: encrypted disks, replicated, exported over iSCSI on addresses that move.
@@ -89,6 +90,11 @@ enum Verb {
     },
     /// Take everything down that this file set up. No data is lost.
     Destroy(Common),
+    /// Answer a call of DRBD's helper, as the kernel makes it: HANDLER and minor-N or RESOURCE.
+    DrbdHelper {
+        /// What for, and about what.
+        words: Vec<String>,
+    },
 }
 
 /// Lines about steps that are not printed yet. While a writer waits for a takeover, every line on its own would wake whoever reads them.
@@ -113,7 +119,16 @@ fn said_all() {
 }
 
 fn main() -> ExitCode {
-    let result = run(Cli::parse().verb);
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    // Before anything else: the kernel waits for the answer.
+    if helper::is_called(words.first().map(String::as_str)) {
+        return helped(words.get(1..).unwrap_or_default());
+    }
+    let verb = Cli::parse().verb;
+    if let Verb::DrbdHelper { words } = &verb {
+        return helped(words);
+    }
+    let result = run(verb);
     said_all();
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -123,6 +138,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn helped(words: &[String]) -> ExitCode {
+    ExitCode::from(helper::answer(&Host::live(), words, |name| std::env::var(name).ok()))
 }
 
 /// The error and its causes, each said once.
@@ -230,6 +249,8 @@ fn run(verb: Verb) -> Result<bool> {
             })?;
             println!("{} is in sync after {:.1} s", unit.name, started.elapsed().as_secs_f64());
         }
+        // Answered by main.
+        Verb::DrbdHelper { .. } => return Ok(true),
         Verb::Destroy(common) => {
             let node = open(&common)?;
             if node.config.units.is_empty() {

@@ -1,6 +1,7 @@
 //! `make bench`: what we do against what Debian's tools do, in the same virtual machine and the same run, medians of at least five each.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
+mod drbd;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -28,6 +29,9 @@ struct Cli {
     /// How often each side runs.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
     runs: u32,
+    /// This program is in a guest, for a part of a comparison.
+    #[arg(long, hide = true)]
+    guest: Option<String>,
 }
 
 /// The comparisons of a crate.
@@ -47,7 +51,10 @@ pub(crate) struct Goal {
     pub(crate) ratio: f64,
 }
 
-const GROUPS: &[Group] = &[Group { name: "node", rows: &node::GOALS, run: node::run }];
+const GROUPS: &[Group] = &[
+    Group { name: "node", rows: &node::GOALS, run: node::run },
+    Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
+];
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -61,6 +68,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<bool> {
+    if let Some(what) = &cli.guest {
+        return drbd::guest::run(what, cli.runs).map(|()| true);
+    }
     let own = std::env::current_exe()?;
     let beside = own.parent().context("this program is in no directory")?;
     let programs = cli.programs.clone().unwrap_or_else(|| beside.to_path_buf());

@@ -1,4 +1,8 @@
-//! The program that the kernel calls when something happens.
+//! The program that the kernel calls when something happens: which one, what it is told, what it answers.
+
+mod call;
+
+pub use call::{Answer, Call, Fenced, Handler};
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +27,10 @@ impl Drbd {
     /// **Do this when drbd-utils is installed and there is no drbd.conf that describes the resources.** drbdadm, the default, then ends with
     /// code 1 on every call, and the kernel drops the connection when `before-resync-source` or `before-resync-target` ends with
     /// an error: no resync ever runs (`drbd_start_resync`, `drbd_worker.c`). A program that does not exist
-    /// counts as none, which is right unless `fencing` is used: then it must answer `fence-peer` with code 3 to 7.
+    /// counts as none, which is right unless `fencing` is used: then it must answer `fence-peer` ([`Handler::FencePeer`]).
+    ///
+    /// The kernel starts it by this path, with no words but its own ([`Call`]): a program with subcommands needs a link by whose name it
+    /// knows that it is called as helper.
     ///
     /// # Errors
     /// [`Error::Parse`] if the path is relative or longer than 79 bytes; [`Error::Tree`] if it cannot be written.

@@ -1,10 +1,17 @@
 //! The rules of DRBD 8.4 as far as this crate meets them: what a command answers and what it changes.
 
+mod peer;
+mod volume;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::wire::Context;
-use crate::{ConnState, DiskOptions, DiskState, MetaDisk, NetOptions, ReplState, ResourceOptions};
+use crate::{
+    ConnState, DiskOptions, DiskState, MetaDisk, Metadata, MetadataFlags, MetadataSpec, NetOptions,
+    ReplState, ResourceOptions,
+};
+use host::Sectors;
 
 /// The generation of new metadata (`UUID_JUST_CREATED`).
 pub(super) const JUST_CREATED: u64 = 4;
@@ -23,6 +30,37 @@ pub(super) struct Generation {
     pub(super) bitmap: u64,
     pub(super) disk: DiskState,
     pub(super) is_clean: bool,
+}
+
+impl Generation {
+    /// What the kernel makes of a superblock when it attaches (`drbd_adm_attach`).
+    pub(super) fn of(block: &Metadata) -> Self {
+        let disk = match block.flags {
+            flags if !flags.has(MetadataFlags::CONSISTENT) => DiskState::Inconsistent,
+            flags if !flags.has(MetadataFlags::WAS_UP_TO_DATE) => DiskState::Outdated,
+            _ => DiskState::UpToDate,
+        };
+        let bitmap = block.peers.first().map_or(0, |peer| peer.bitmap_uuid);
+        Self { current: block.current_uuid, bitmap, disk, is_clean: block.is_clean }
+    }
+
+    /// And what it writes.
+    pub(super) fn into_block(self, block: Metadata, size: u64) -> Metadata {
+        let flags = match self.disk {
+            DiskState::UpToDate => MetadataFlags::CONSISTENT.0 | MetadataFlags::WAS_UP_TO_DATE.0,
+            DiskState::Outdated | DiskState::Consistent => MetadataFlags::CONSISTENT.0,
+            _ => 0,
+        };
+        let mut block = Metadata {
+            size: Sectors(size),
+            current_uuid: self.current,
+            flags: MetadataFlags(flags),
+            is_clean: self.is_clean,
+            ..block
+        };
+        block.peers.iter_mut().take(1).for_each(|peer| peer.bitmap_uuid = self.bitmap);
+        block
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +92,10 @@ pub(super) struct Vol {
     /// In sectors.
     pub(super) out_of_sync: u64,
     pub(super) total: u64,
+    /// Whether this node pauses its resync.
+    pub(super) paused: bool,
+    /// What a verify will find, in sectors.
+    pub(super) differs: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +111,14 @@ pub(super) struct Res {
     pub(super) options: ResourceOptions,
     pub(super) volumes: BTreeMap<u16, Vol>,
     pub(super) net: Option<Net>,
+    /// Whether somebody lets I/O wait.
+    pub(super) suspended: bool,
+}
+
+/// What metadata leaves of a disk, in sectors.
+fn room(size: u64) -> u64 {
+    let usable = Sectors(size).bytes().and_then(|size| MetadataSpec::v08().usable(size));
+    usable.map_or(0, |usable| usable.sectors().0)
 }
 
 impl Res {
@@ -98,6 +148,8 @@ pub(super) struct Cluster {
     pub(super) nodes: Vec<Node>,
     pub(super) is_cut: bool,
     generations: u64,
+    /// Helpers that were called: where, for which volume and minor, which.
+    pub(super) calls: Vec<(Place, u16, u32, &'static str)>,
 }
 
 impl Cluster {
@@ -201,6 +253,8 @@ impl Cluster {
             repl: ReplState::Established,
             out_of_sync: 0,
             total: 0,
+            paused: false,
+            differs: 0,
         };
         res.volumes.insert(volume, fresh);
         OK
@@ -234,8 +288,7 @@ impl Cluster {
             meta.is_clean = false;
         }
         if let Some(vol) = self.get_mut(&place).and_then(|res| res.volumes.get_mut(&volume)) {
-            // What the metadata takes at the end.
-            let room = size.saturating_sub(size / 32_768 * 8 + 72);
+            let room = room(size);
             let asked = backing.options.get("size").and_then(|text| text.strip_suffix('s')?.parse().ok());
             vol.size = asked.filter(|asked| *asked > 0).map_or(room, |asked: u64| asked.min(room));
             vol.current = meta.current;
@@ -249,14 +302,15 @@ impl Cluster {
 
     pub(super) fn detach(&mut self, node: usize, minor: u32) -> Verdict {
         let Some((place, volume)) = self.find(node, minor) else { return (127, "unknown minor") };
-        let peer = self.partner(&place).and_then(|p| self.get(&p)?.volumes.get(&volume).map(|v| v.disk));
+        let peer = self.partner(&place).and_then(|p| self.get(&p)?.volumes.get(&volume).cloned());
         let Some(vol) = self.get_mut(&place).and_then(|res| res.volumes.get_mut(&volume)) else {
             return (127, "");
         };
         if vol.backing.is_none() {
             return NOTHING_TO_DO;
         }
-        if vol.primary && peer != Some(DiskState::UpToDate) {
+        let peer_has = peer.as_ref().is_some_and(|peer| peer.disk == DiskState::UpToDate);
+        if !peer_has && (vol.primary || peer.is_some_and(|peer| peer.primary)) {
             return (-2, "");
         }
         self.put_away(&place, volume);
@@ -424,155 +478,5 @@ impl Cluster {
             node.held.clear();
         }
         self.settle();
-    }
-
-    /// Brings connections to what both ends and the network allow.
-    pub(super) fn settle(&mut self) {
-        for place in self.places() {
-            let other = self.other_end(&place).filter(|_| !self.is_cut);
-            let Some(state) = self.get(&place).and_then(|res| res.net.as_ref()).map(|net| net.state) else {
-                continue;
-            };
-            match (state, other) {
-                (ConnState::Connected, None) => {
-                    self.set_state(&place, ConnState::Connecting);
-                    self.lost(&place);
-                }
-                (ConnState::Connecting, Some(other)) if self.agree(&place, &other) => {
-                    self.set_state(&place, ConnState::Connected);
-                    self.set_state(&other, ConnState::Connected);
-                    self.handshake(&place);
-                }
-                (ConnState::Connecting, Some(other)) => {
-                    // Different secrets or protocols: neither comes back by itself.
-                    self.forget(&place);
-                    self.forget(&other);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn agree(&self, a: &Place, b: &Place) -> bool {
-        let options = |place| self.get(place).and_then(|res| res.net.as_ref()).map(|net| &net.options);
-        let (Some(a), Some(b)) = (options(a), options(b)) else { return false };
-        a.shared_secret() == b.shared_secret()
-            && ["protocol", "cram-hmac-alg", "allow-two-primaries"]
-                .iter()
-                .all(|name| a.get(name) == b.get(name))
-    }
-
-    fn set_state(&mut self, place: &Place, state: ConnState) {
-        if let Some(net) = self.get_mut(place).and_then(|res| res.net.as_mut()) {
-            net.state = state;
-        }
-    }
-
-    fn forget(&mut self, place: &Place) {
-        if let Some(res) = self.get_mut(place) {
-            res.net = None;
-        }
-        self.lost(place);
-    }
-
-    /// Decides, for each volume of a connected pair, who has the newer data.
-    fn handshake(&mut self, place: &Place) {
-        let Some(partner) = self.partner(place) else { return };
-        let numbers: Vec<u16> =
-            self.get(place).map(|res| res.volumes.keys().copied().collect()).unwrap_or_default();
-        for number in numbers {
-            let vol = |place| self.get(place).and_then(|res| res.volumes.get(&number)).cloned();
-            let (Some(mine), Some(theirs)) = (vol(place), vol(&partner)) else { continue };
-            if mine.backing.is_none() || theirs.backing.is_none() || mine.repl.is_syncing() {
-                continue;
-            }
-            let discards = |place| {
-                let net = self.get(place).and_then(|res| res.net.as_ref());
-                net.is_some_and(|net| net.options.discards_my_data())
-            };
-            match direction(&mine, &theirs) {
-                Some(0) => {}
-                Some(1) => self.start_sync(place, &partner, number),
-                Some(_) => self.start_sync(&partner, place, number),
-                None if discards(place) => self.start_sync(&partner, place, number),
-                None if discards(&partner) => self.start_sync(place, &partner, number),
-                None => {
-                    // Split brain.
-                    self.forget(place);
-                    self.forget(&partner);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn start_sync(&mut self, source: &Place, target: &Place, number: u16) {
-        for (place, repl) in [(source, ReplState::SyncSource), (target, ReplState::SyncTarget)] {
-            if let Some(vol) = self.get_mut(place).and_then(|res| res.volumes.get_mut(&number)) {
-                vol.repl = repl;
-                vol.disk =
-                    if repl == ReplState::SyncSource { DiskState::UpToDate } else { DiskState::Inconsistent };
-                vol.total = vol.size;
-                vol.out_of_sync = vol.size;
-            }
-        }
-    }
-
-    /// Moves a resync on by a part of the whole; ends it when nothing is left.
-    pub(super) fn sync(&mut self, place: &Place, one_in: u64) {
-        let Some(partner) = self.partner(place) else { return };
-        let numbers: Vec<u16> =
-            self.get(place).map(|res| res.volumes.keys().copied().collect()).unwrap_or_default();
-        for number in numbers {
-            let vol = |place| self.get(place).and_then(|res| res.volumes.get(&number)).cloned();
-            let (Some(mine), Some(theirs)) = (vol(place), vol(&partner)) else { continue };
-            if !mine.repl.is_syncing() {
-                continue;
-            }
-            let step = (mine.total / one_in.max(1)).max(1);
-            let left = mine.out_of_sync.saturating_sub(step);
-            let source = if mine.repl == ReplState::SyncSource { mine } else { theirs };
-            for place in [place, &partner] {
-                let Some(vol) = self.get_mut(place).and_then(|res| res.volumes.get_mut(&number)) else {
-                    continue;
-                };
-                vol.out_of_sync = left;
-                if left == 0 {
-                    vol.repl = ReplState::Established;
-                    vol.disk = DiskState::UpToDate;
-                    (vol.current, vol.bitmap) = (source.current, 0);
-                }
-            }
-        }
-    }
-}
-
-/// Which of two disks is the source: 0 neither, 1 the first, 2 the second; `None` if they are of different descent.
-fn direction(mine: &Vol, theirs: &Vol) -> Option<u8> {
-    let new = |vol: &Vol| vol.current == JUST_CREATED;
-    let whole = |vol: &Vol| vol.disk == DiskState::UpToDate;
-    match (new(mine), new(theirs)) {
-        (true, true) => return Some(0),
-        (true, false) => return Some(2),
-        (false, true) => return Some(1),
-        (false, false) => {}
-    }
-    if mine.current == theirs.current {
-        return Some(match (whole(mine), whole(theirs)) {
-            (true, false) => 1,
-            (false, true) => 2,
-            _ => 0,
-        });
-    }
-    if mine.bitmap == theirs.current {
-        return Some(1);
-    }
-    if theirs.bitmap == mine.current {
-        return Some(2);
-    }
-    match (whole(mine), whole(theirs)) {
-        (true, false) if mine.bitmap == 0 => Some(1),
-        (false, true) if theirs.bitmap == 0 => Some(2),
-        _ => None,
     }
 }

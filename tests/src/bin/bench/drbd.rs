@@ -1,0 +1,305 @@
+//! The crate `drbd` against `drbdadm`, `drbdsetup` and `drbdmeta`, in one machine. What a program does with the library it does in its own
+//! process; what it would have to do otherwise is to start the tool and wait for it. Both are timed by the same program in the guest.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Cmd, Lab, Mode};
+
+use crate::Goal;
+use crate::report::Row;
+
+const STATUS: Goal =
+    Goal { name: "snapshot of 100 resources (ms, warm): Drbd::list vs drbdsetup status", ratio: 5.0 };
+const ROLE: Goal =
+    Goal { name: "role of 1 of 100 resources (ms, warm): Drbd::role vs drbdsetup role", ratio: 50.0 };
+const ADJUST: Goal = Goal {
+    name: "nothing to adjust, 100 resources (ms, warm): Drbd::ensure_all vs drbdadm adjust all",
+    ratio: 20.0,
+};
+const UP: Goal =
+    Goal { name: "up of 50 resources (ms, warm): Drbd::ensure_all vs drbdadm up all", ratio: 3.0 };
+const CREATE: Goal =
+    Goal { name: "create-md, sparse 1 TiB (ms, warm): Metadata::create vs drbdmeta create-md", ratio: 2.0 };
+const CALLS: Goal =
+    Goal { name: "syscalls of a snapshot of 100 resources (12 at most): Drbd::list vs 12", ratio: 1.0 };
+pub(crate) const GOALS: [Goal; 6] = [STATUS, ROLE, ADJUST, UP, CREATE, CALLS];
+
+/// Runs all comparisons; rows are added as they are done.
+pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()> {
+    let lab = Lab::new("bench-drbd")?;
+    lab.install(&programs.join("bench"))?;
+    let machine = lab.machine("d1").mode(Mode::Root).memory(1536).cpus(2).build()?;
+    lab.boot_all(std::slice::from_ref(&machine))?;
+    machine.sh("install /lab/bin/bench /usr/local/bin/; modprobe drbd; modprobe loop; modprobe crc32c")?;
+    for (what, goals) in [
+        ("setup", &[][..]),
+        ("create", &[CREATE]),
+        ("look", &[STATUS, ROLE, ADJUST]),
+        ("calls", &[CALLS]),
+        ("up", &[UP]),
+    ] {
+        let command = format!("bench --guest {what} --runs {runs}");
+        let output = machine.run(Cmd::sh(&format!("{command} 2>&1")).deadline(Duration::from_secs(900)))?;
+        if !output.success() {
+            println!("drbd: {what} failed: {}", output.stdout);
+            ensure!(what != "setup", "the resources could not be made");
+            continue;
+        }
+        for goal in goals {
+            let values = |side: &str| -> Vec<f64> {
+                let prefix = format!("{}\t{side}\t", goal.name);
+                output
+                    .stdout
+                    .lines()
+                    .filter_map(|line| line.strip_prefix(prefix.as_str())?.parse().ok())
+                    .collect()
+            };
+            rows.push(Row::new(goal, &values("ours"), &values("peer")));
+        }
+    }
+    Ok(())
+}
+
+/// The part that runs in the guest.
+pub(crate) mod guest {
+    use std::process::{Command, Stdio};
+
+    use super::{
+        ADJUST, CALLS, CREATE, Context, Duration, Goal, Instant, ROLE, Result, STATUS, UP, bail, ensure,
+    };
+    use ::drbd::{
+        DiskOptions, Drbd, Host, Metadata, Minor, NetOptions, Overwrite, ResourceSpec, Volume, VolumeSpec,
+    };
+
+    const COUNT: u16 = 100;
+    const UPS: usize = 50;
+    const DIR: &str = "/var/tmp/bench";
+
+    fn tool(words: &[&str]) -> Result<String> {
+        let (program, words) = words.split_first().context("no program")?;
+        let output = Command::new(program).args(words).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "{program} {words:?}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(said)
+    }
+
+    fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let started = Instant::now();
+        f()?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
+    }
+
+    fn say(goal: &Goal, side: &str, value: f64) {
+        println!("{}\t{side}\t{value}", goal.name);
+    }
+
+    /// The resources: each a loop device of 8 MiB, and a peer that never answers.
+    fn specs() -> Result<Vec<ResourceSpec>> {
+        (0..COUNT)
+            .map(|n| {
+                let (local, peer) = (7000 + n, 8000 + n);
+                let volume = VolumeSpec::new(Volume(0), Minor::new(n.into())?, format!("/dev/loop{n}"));
+                Ok(ResourceSpec::new(
+                    format!("r{n}").parse()?,
+                    format!("127.0.0.1:{local}").parse()?,
+                    format!("127.0.0.1:{peer}").parse()?,
+                )
+                .with_net(NetOptions::new().with("max-buffers", "8000")?)
+                .with_disk(DiskOptions::new().with("resync-rate", "10M")?)
+                .with_volume(volume))
+            })
+            .collect()
+    }
+
+    /// The same for drbdadm.
+    fn conf(count: usize) -> String {
+        let mut text = "global { usage-count no; disable-ip-verification; }\n".to_owned();
+        for n in 0..count {
+            text.push_str(&format!(
+                "resource r{n} {{ net {{ protocol C; max-buffers 8000; }} disk {{ resync-rate 10M; }}\n\
+                 on d1 {{ device /dev/drbd{n}; disk /dev/loop{n}; meta-disk internal; address 127.0.0.1:{}; }}\n\
+                 on d2 {{ device /dev/drbd{n}; disk /dev/loop{n}; meta-disk internal; address 127.0.0.1:{}; }} }}\n",
+                7000 + n,
+                8000 + n
+            ));
+        }
+        text
+    }
+
+    fn drbd() -> Result<Drbd> {
+        let drbd = Drbd::new()?.with_timeout(Duration::from_secs(300));
+        drbd.set_helper(std::path::Path::new("/nonexistent"))?;
+        Ok(drbd)
+    }
+
+    fn take_down(drbd: &Drbd) -> Result<()> {
+        for state in drbd.list()? {
+            drbd.remove(&state.name)?;
+        }
+        Ok(())
+    }
+
+    fn setup() -> Result<()> {
+        std::fs::create_dir_all(DIR)?;
+        tool(&["hostname", "d1"])?;
+        std::fs::write(format!("{DIR}/all.conf"), conf(COUNT.into()))?;
+        std::fs::write(format!("{DIR}/some.conf"), conf(UPS))?;
+        for (n, spec) in specs()?.iter().enumerate() {
+            let file = format!("{DIR}/{n}.img");
+            std::fs::File::create(&file)?.set_len(8 << 20)?;
+            tool(&["losetup", &format!("/dev/loop{n}"), &file])?;
+            Metadata::create(&Host::live(), spec.volumes.first().context("no volume")?, Overwrite::Always)?;
+        }
+        drbd()?.ensure_all(&specs()?)?;
+        Ok(())
+    }
+
+    fn create(runs: u32) -> Result<()> {
+        let file = format!("{DIR}/large.img");
+        std::fs::File::create(&file)?.set_len(1 << 40)?;
+        tool(&["losetup", "/dev/loop200", &file])?;
+        let volume = VolumeSpec::new(Volume(0), Minor::new(999)?, "/dev/loop200");
+        // As new each time, and what the last run wrote is on the disk.
+        let fresh = || -> Result<()> {
+            Metadata::remove(&Host::live(), &volume.disk, &volume.meta)?;
+            tool(&[
+                "fallocate",
+                "-p",
+                "-o",
+                &((1_u64 << 40) - (64 << 20)).to_string(),
+                "-l",
+                &(64 << 20).to_string(),
+                &file,
+            ])?;
+            tool(&["sync"]).map(drop)
+        };
+        for round in 0..=runs {
+            fresh()?;
+            let ours = timed(|| Ok(Metadata::create(&Host::live(), &volume, Overwrite::Never).map(drop)?))?;
+            fresh()?;
+            let peer = timed(|| {
+                tool(&["drbdmeta", "--force", "999", "v08", "/dev/loop200", "internal", "create-md"])
+                    .map(drop)
+            })?;
+            ensure!(Metadata::exists(&Host::live(), &volume.disk, volume.minor)?, "drbdmeta made none");
+            if round > 0 {
+                say(&CREATE, "ours", ours);
+                say(&CREATE, "peer", peer);
+            }
+        }
+        tool(&["losetup", "-d", "/dev/loop200"]).map(drop)
+    }
+
+    fn look(runs: u32) -> Result<()> {
+        let (drbd, specs) = (drbd()?, specs()?);
+        let name = specs.get(57).context("no spec")?.name.clone();
+        let all = format!("{DIR}/all.conf");
+        // Both sides see the same, and have nothing to do.
+        ensure!(drbd.list()?.len() == usize::from(COUNT) && !drbd.ensure_all(&specs)?, "not as set up");
+        let planned = tool(&["drbdadm", "-c", &all, "-d", "adjust", "all"])?;
+        let steps = planned.lines().filter(|line| line.starts_with("drbdsetup")).count();
+        ensure!(steps == 0, "drbdadm would change {steps} things: {planned}");
+        for round in 0..=runs {
+            let pairs = [
+                (
+                    &STATUS,
+                    timed(|| Ok(drbd.list().map(drop)?))?,
+                    timed(|| tool(&["drbdsetup", "status"]).map(drop))?,
+                ),
+                (
+                    &ROLE,
+                    timed(|| Ok(drbd.role(&name).map(drop)?))?,
+                    timed(|| tool(&["drbdsetup", "role", name.as_str()]).map(drop))?,
+                ),
+                (
+                    &ADJUST,
+                    timed(|| Ok(drbd.ensure_all(&specs).map(drop)?))?,
+                    timed(|| tool(&["drbdadm", "-c", &all, "adjust", "all"]).map(drop))?,
+                ),
+            ];
+            for (goal, ours, peer) in pairs.iter().filter(|_| round > 0) {
+                say(goal, "ours", *ours);
+                say(goal, "peer", *peer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs itself under strace: once with one snapshot, once with eleven; a tenth of what is more is one.
+    fn calls() -> Result<()> {
+        let own = std::env::current_exe()?;
+        let count = |times: &str| -> Result<f64> {
+            let file = format!("{DIR}/strace-{times}");
+            tool(&[
+                "strace",
+                "-f",
+                "-o",
+                &file,
+                own.to_str().context("a path")?,
+                "--guest",
+                "list",
+                "--runs",
+                times,
+            ])?;
+            // A call that was interrupted by another thread's takes two lines.
+            let text = std::fs::read_to_string(&file)?;
+            let lines = text.lines().filter(|line| {
+                !line.contains("<unfinished") && !line.contains("+++") && !line.contains("---")
+            });
+            u32::try_from(lines.count()).map(f64::from).context("few")
+        };
+        let (few, many) = (count("5")?, count("15")?);
+        say(&CALLS, "ours", (many - few) / 10.0);
+        say(&CALLS, "peer", 12.0);
+        Ok(())
+    }
+
+    fn list(runs: u32) -> Result<()> {
+        let drbd = Drbd::new()?;
+        for _ in 0..runs {
+            ensure!(drbd.list()?.len() == usize::from(COUNT), "not all");
+        }
+        Ok(())
+    }
+
+    fn up(runs: u32) -> Result<()> {
+        let (drbd, specs) = (drbd()?, specs()?);
+        let specs = specs.get(..UPS).context("fewer")?;
+        let some = format!("{DIR}/some.conf");
+        for round in 0..=runs {
+            take_down(&drbd)?;
+            let ours = timed(|| Ok(drbd.ensure_all(specs).map(drop)?))?;
+            ensure!(drbd.list()?.len() == UPS, "not all are up");
+            take_down(&drbd)?;
+            let peer = timed(|| tool(&["drbdadm", "-c", &some, "up", "all"]).map(drop))?;
+            ensure!(
+                drbd.list()?.iter().all(|state| state.connections.len() == 1) && !drbd.ensure_all(specs)?,
+                "drbdadm did other things"
+            );
+            if round > 0 {
+                say(&UP, "ours", ours);
+                say(&UP, "peer", peer);
+            }
+        }
+        Ok(())
+    }
+
+    /// One part.
+    pub(crate) fn run(what: &str, runs: u32) -> Result<()> {
+        match what {
+            "setup" => setup(),
+            "create" => create(runs),
+            "look" => look(runs),
+            "calls" => calls(),
+            "list" => list(runs),
+            "up" => up(runs),
+            other => bail!("there is no part {other}"),
+        }
+    }
+}
