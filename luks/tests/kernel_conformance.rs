@@ -56,8 +56,8 @@ fn prepared() -> Result<Luks, Failed> {
 
 fn set() -> Result<(), Failed> {
     let luks = prepared()?;
-    assert!(luks.ensure(&specs(), &Secret::from("skull"))?);
-    assert!(!luks.ensure(&specs(), &Secret::from("not looked at"))?);
+    assert!(luks.ensure(&specs(), Secret::from("skull"))?);
+    assert!(!luks.ensure(&specs(), Secret::from("not looked at"))?);
     let open = luks.list()?;
     assert_eq!(open.len(), 2);
     assert!(open.iter().all(|m| m.device.is_some() && m.holders.is_empty() && !m.suspended), "{open:?}");
@@ -74,7 +74,7 @@ fn set() -> Result<(), Failed> {
 
 fn wrong() -> Result<(), Failed> {
     let luks = prepared()?;
-    let error = luks.ensure(&specs(), &Secret::from("wrong")).expect_err("wrong");
+    let error = luks.ensure(&specs(), Secret::from("wrong")).expect_err("wrong");
     assert!(error.is_wrong_passphrase(), "{error}");
     assert!(luks.list()?.is_empty());
     Ok(())
@@ -84,14 +84,14 @@ fn data() -> Result<(), Failed> {
     use std::io::{Read, Seek, SeekFrom, Write};
     let luks = prepared()?;
     let node = |name: &str| format!("/dev/mapper/{name}");
-    luks.ensure(&specs(), &Secret::from("skull"))?;
+    luks.ensure(&specs(), Secret::from("skull"))?;
     let mut file = std::fs::OpenOptions::new().write(true).open(node("VM_STORAGE_1"))?;
     file.seek(SeekFrom::Start(4096))?;
     file.write_all(&[0xa5; 8192])?;
     file.sync_all()?;
     drop(file);
     luks.remove(&"VM_STORAGE_1".parse()?)?;
-    luks.ensure(&specs(), &Secret::from("skull"))?;
+    luks.ensure(&specs(), Secret::from("skull"))?;
     let mut bytes = vec![0; 8192];
     let mut file = std::fs::File::open(node("VM_STORAGE_1"))?;
     file.seek(SeekFrom::Start(4096))?;
@@ -106,7 +106,7 @@ fn data() -> Result<(), Failed> {
 
 fn held() -> Result<(), Failed> {
     let luks = prepared()?;
-    luks.ensure(&specs(), &Secret::from("skull"))?;
+    luks.ensure(&specs(), Secret::from("skull"))?;
     let file = std::fs::File::open("/dev/mapper/VM_STORAGE_2")?;
     let error = luks.remove(&"VM_STORAGE_2".parse()?).expect_err("held");
     assert!(error.is_busy() && error.to_string().contains("/dev/mapper/VM_STORAGE_2 is in use"), "{error}");
@@ -119,7 +119,7 @@ fn held() -> Result<(), Failed> {
 
 fn format_open() -> Result<(), Failed> {
     let luks = prepared()?;
-    luks.ensure(&specs(), &Secret::from("skull"))?;
+    luks.ensure(&specs(), Secret::from("skull"))?;
     let again = Header::format(disk(DISKS[0])?, &FormatSpec::luks2(), &Secret::from("x"), Overwrite::Always);
     assert!(matches!(again, Err(Error::Busy { .. })), "{again:?}");
     for spec in specs() {
