@@ -7,12 +7,12 @@
     clippy::disallowed_types
 )] // It is a test.
 
-mod common;
+mod kit;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{Outcome, image, quick1, quick2, slot};
+use kit::{Outcome, image, quick1, quick2, slot};
 use luks::{Backup, Error, FormatSpec, Key, Overwrite, Secret, SlotFate, Version, Volume};
 
 struct Bench {
@@ -192,7 +192,7 @@ fn a_restore_that_is_cut_off_can_be_made_again() -> Outcome {
 
 #[test]
 fn backups_go_to_the_peer_and_come_from_it() -> Outcome {
-    if !common::has_peer() {
+    if !kit::has_peer() {
         println!("cryptsetup is not installed: nothing to compare with");
         return Ok(());
     }
@@ -200,15 +200,15 @@ fn backups_go_to_the_peer_and_come_from_it() -> Outcome {
         let bench = Bench::new(&spec)?;
         let text = |name: &str| bench.path(name).to_str().expect("text").to_owned();
         bench.volume.backup(bench.path("ours"))?;
-        common::peer(&["luksHeaderBackup", &text("disk"), "--header-backup-file", &text("theirs")], "")?;
+        kit::peer(&["luksHeaderBackup", &text("disk"), "--header-backup-file", &text("theirs")], "")?;
         let theirs = Backup::open(bench.path("theirs"))?;
         assert!(!theirs.manifest);
         assert_eq!(theirs.sha256, Backup::open(bench.path("ours"))?.sha256, "{:?}", spec.version);
         bench.volume.change_key(&bench.a, &Secret::from("b"), &slot())?;
         bench.volume.restore(bench.path("theirs"), bench.path("kept"), Overwrite::Never)?;
-        assert!(common::peer_opens(&bench.path("disk"), "a"));
+        assert!(kit::peer_opens(&bench.path("disk"), "a"));
         bench.volume.change_key(&bench.a, &Secret::from("b"), &slot())?;
-        common::peer(&["luksHeaderRestore", "-q", &text("disk"), "--header-backup-file", &text("ours")], "")?;
+        kit::peer(&["luksHeaderRestore", "-q", &text("disk"), "--header-backup-file", &text("ours")], "")?;
         assert_eq!(bench.volume.check(Key::from(&bench.a))?, Some(0));
     }
     Ok(())

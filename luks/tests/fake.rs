@@ -1,6 +1,9 @@
 //! Sets of volumes on the fake.
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)] // It is a test.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
 
+mod conformance;
+
+use conformance::{Bench, CASES, IDS};
 use host::plan::KillPoint;
 use luks::fake::FakeCrypt;
 use luks::{Error, Host, Luks, MappingSpec, Secret, Uuid};
@@ -29,6 +32,25 @@ fn specs() -> [MappingSpec; 2] {
 
 fn of(fake: &FakeCrypt) -> Luks {
     fake.luks(&Host::fake())
+}
+
+#[test]
+fn mappings_in_memory_do_what_those_of_a_kernel_do() -> Outcome {
+    for (name, case) in CASES {
+        let devices = ["/dev/vda", "/dev/vdb", "/dev/vdc"].map(str::to_owned);
+        let fake = (0..2).fold(FakeCrypt::new(), |fake, n| {
+            fake.with_volume(&devices[n], uuid(IDS[n]), Secret::from(conformance::PASSPHRASE))
+        });
+        let holder = fake.clone();
+        let hold = move |name: &luks::DmName| -> Box<dyn FnOnce()> {
+            holder.hold(name.as_str(), "sleep (process 7)");
+            let (fake, name) = (holder.clone(), name.clone());
+            Box::new(move || fake.release(name.as_str()))
+        };
+        let bench = Bench { luks: of(&fake), devices, hold: Box::new(hold) };
+        case(&bench).map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
 }
 
 #[test]

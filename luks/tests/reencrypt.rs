@@ -7,11 +7,11 @@
     clippy::disallowed_types
 )] // It is a test.
 
-mod common;
+mod kit;
 
 use std::ops::ControlFlow;
 
-use common::{Outcome as Done, QUICK, image, quick1, quick2, slot};
+use kit::{Outcome as Done, QUICK, image, quick1, quick2, slot};
 use luks::{
     Bytes, Cipher, Error, Health, OtherKeys, Outcome, Overwrite, ReencryptSpec, Secret, SlotFate, Version,
     Volume, WeakKdf,
@@ -113,8 +113,8 @@ fn a_reencryption_stops_between_two_parts_and_goes_on() -> Done {
     assert_eq!(volume.reencryption()?, None);
     assert_eq!(volume.keyslots()?.len(), 1, "b was dropped, as said");
     volume.check(&a)?;
-    if common::has_peer() {
-        assert!(common::peer_opens(volume.device(), "a") && !common::peer_opens(volume.device(), "b"));
+    if kit::has_peer() {
+        assert!(kit::peer_opens(volume.device(), "a") && !kit::peer_opens(volume.device(), "b"));
     }
     Ok(())
 }

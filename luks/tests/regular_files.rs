@@ -1,12 +1,12 @@
 //! Everything up to the mapping works on regular files: format, check, key slots, tokens, and the header reader against the library's own files.
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, clippy::disallowed_types)] // It is a test.
 
-mod common;
+mod kit;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Outcome, image, quick1, quick2, slot};
+use kit::{Outcome, image, quick1, quick2, slot};
 use luks::{
     Discards, Error, FormatSpec, Header, Kdf, Key, KeyslotSpec, OpenFlags, Overwrite, Priority, Secret,
     Sectors, Version, Volume, VolumeKey, WeakKdf, WipePattern,
@@ -43,10 +43,10 @@ fn both_versions_are_made_read_and_backed_up() -> Outcome {
         assert!(matches!(Header::backup(&device, &copy), Err(Error::FileExists { .. })));
         // The copy opens with the same passphrase: what the warning in the documentation is about.
         Header::check(&copy, &key)?;
-        if common::has_peer() {
-            let seen = common::peer(&["luksUUID", device.to_str().expect("text")], "")?;
+        if kit::has_peer() {
+            let seen = kit::peer(&["luksUUID", device.to_str().expect("text")], "")?;
             assert_eq!(seen.trim(), header.uuid.as_str());
-            assert!(common::peer_opens(&device, "written on the inside of the skull"));
+            assert!(kit::peer_opens(&device, "written on the inside of the skull"));
         }
     }
     Ok(())
@@ -211,9 +211,9 @@ fn key_slots_are_added_changed_and_removed_and_the_last_one_stays() -> Outcome {
             volume.change_key(&c, &Secret::from("d"), &slot()).expect_err("neither").is_wrong_passphrase()
         );
         assert_eq!(volume.keyslots()?.len(), 2);
-        if common::has_peer() {
-            assert!(common::peer_opens(&device, "a") && common::peer_opens(&device, "b"));
-            assert!(!common::peer_opens(&device, "c"));
+        if kit::has_peer() {
+            assert!(kit::peer_opens(&device, "a") && kit::peer_opens(&device, "b"));
+            assert!(!kit::peer_opens(&device, "c"));
         }
     }
     Ok(())
@@ -261,7 +261,7 @@ fn priorities_and_derivations_change_and_tokens_follow() -> Outcome {
         Some(Priority::Prefer)
     );
     // Its passphrase changed: what the token yields would be the old one.
-    volume.change_key(&b, &Secret::from("c"), &common::slot())?;
+    volume.change_key(&b, &Secret::from("c"), &kit::slot())?;
     assert!(volume.tokens()?[0].slots.is_empty());
     Ok(())
 }
@@ -288,11 +288,11 @@ fn tokens_are_listed_added_and_removed() -> Outcome {
     assert!(error.to_string().contains("clevis luks unlock"), "{error}");
     assert!(matches!(volume.assign_token(9, 0), Err(Error::NoToken { token: 9, .. })));
     assert!(matches!(volume.assign_token(0, 9), Err(Error::NoKeyslot { slot: 9, .. })));
-    if common::has_peer() {
-        let text = common::peer(&["luksDump", device.to_str().expect("text")], "")?;
+    if kit::has_peer() {
+        let text = kit::peer(&["luksDump", device.to_str().expect("text")], "")?;
         assert!(text.contains("0: luks2-keyring") && text.contains("1: clevis"), "{text}");
         // One that the peer made is read here.
-        common::peer(&["token", "add", "--key-description", "theirs", device.to_str().expect("text")], "")?;
+        kit::peer(&["token", "add", "--key-description", "theirs", device.to_str().expect("text")], "")?;
         assert!(volume.tokens()?.iter().any(|t| t.json.contains("theirs")));
         assert!(volume.remove_token(2)?);
     }
@@ -338,9 +338,9 @@ fn a_detached_header_is_made_and_used() -> Outcome {
         assert!(std::fs::read(&device)?.iter().all(|b| *b == 0), "the data's device is untouched");
         volume.add_key(&a, &Secret::from("b"), &slot())?;
         assert_eq!(volume.check(Secret::from("b"))?, Some(1));
-        if common::has_peer() {
+        if kit::has_peer() {
             let (header, device) = (header.to_str().expect("text"), device.to_str().expect("text"));
-            common::peer(&["open", "--test-passphrase", "--key-file", "-", "--header", header, device], "b")?;
+            kit::peer(&["open", "--test-passphrase", "--key-file", "-", "--header", header, device], "b")?;
         }
         assert!(matches!(volume.format(&spec, &a, Overwrite::Never), Err(Error::HoldsData { .. })));
         std::fs::remove_file(&header)?;
