@@ -56,8 +56,8 @@ pub use key::{Key, VolumeKey};
 pub use name::{Cipher, Uuid};
 pub use plan::{Step, diff};
 pub use spec::{
-    Discards, FormatSpec, Kdf, KeyslotSpec, MappingSpec, OpenFlags, OtherKeys, Overwrite, PlainSpec,
-    Priority, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
+    Discards, FormatSpec, Integrity, Kdf, KeyslotSpec, MappingSpec, OpenFlags, OtherKeys, Overwrite,
+    PlainSpec, Priority, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
 };
 pub use state::{ActiveState, KeyslotState, MappingState, TokenState, VolumeState};
 #[cfg(feature = "libcryptsetup")]

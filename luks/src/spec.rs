@@ -14,7 +14,7 @@ use host::DmName;
 use crate::Uuid;
 
 pub use flags::OpenFlags;
-pub use format::{FormatSpec, Kdf, WeakKdf};
+pub use format::{FormatSpec, Integrity, Kdf, WeakKdf};
 pub use keyslot::{KeyslotSpec, Priority};
 pub use plain::{PlainSpec, WipePattern};
 pub use reencrypt::{OtherKeys, ReencryptSpec, Resilience};

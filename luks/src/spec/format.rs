@@ -28,9 +28,9 @@ pub struct FormatSpec {
     pub label: String,
     /// A second label (LUKS2), for whole systems: all disks of one, say. At most 47 bytes.
     pub subsystem: String,
-    /// Authentication of each sector (LUKS2): "hmac-sha256", "aead", "poly1305"; default none. The device must be wiped after formatting
+    /// Authentication of each sector (LUKS2); default none. The device must be wiped after formatting
     /// ([`Volume::wipe_data`](crate::Volume::wipe_data)): a sector that was never written reads as an error.
-    pub integrity: Option<String>,
+    pub integrity: Option<Integrity>,
     /// Where the data begins; `None` lets the library choose (16 MiB for LUKS2). 0 only for a detached header.
     pub data_offset: Option<Sectors>,
     /// Whether a key derivation that is easy to guess against is meant; default no.
@@ -69,6 +69,46 @@ pub enum Kdf {
         /// How long one try takes on this machine.
         time: Duration,
     },
+}
+
+/// How each sector is authenticated; `cryptsetup luksFormat --integrity`. It takes dm-integrity below, which writes a journal: everything twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Integrity {
+    /// HMAC with SHA-256.
+    HmacSha256,
+    /// HMAC with SHA-512.
+    HmacSha512,
+    /// CMAC with AES-128.
+    CmacAes,
+    /// What the cipher does itself: "aes-gcm-random" and its like.
+    Aead,
+    /// Poly1305, with "chacha20-random".
+    Poly1305,
+}
+
+impl Integrity {
+    /// What dm-crypt calls it.
+    pub(crate) fn algorithm(self) -> &'static str {
+        match self {
+            Self::HmacSha256 => "hmac(sha256)",
+            Self::HmacSha512 => "hmac(sha512)",
+            Self::CmacAes => "cmac(aes)",
+            Self::Aead => "aead",
+            Self::Poly1305 => "poly1305",
+        }
+    }
+
+    /// The bytes of key that it takes beside the cipher's.
+    #[cfg(feature = "libcryptsetup")]
+    pub(crate) fn key_size(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+            Self::HmacSha512 => 64,
+            Self::CmacAes => 16,
+            Self::Aead | Self::Poly1305 => 0,
+        }
+    }
 }
 
 /// Whether a key derivation below the limits of [`Kdf::is_weak`] is accepted.
@@ -173,8 +213,8 @@ impl FormatSpec {
 
     /// Adds authentication of each sector.
     #[must_use]
-    pub fn with_integrity(mut self, integrity: impl Into<String>) -> Self {
-        self.integrity = Some(integrity.into());
+    pub fn with_integrity(mut self, integrity: Integrity) -> Self {
+        self.integrity = Some(integrity);
         self
     }
 
@@ -214,7 +254,7 @@ impl FormatSpec {
         }
         if self.version == Version::Luks1 {
             if let Some(integrity) = &self.integrity {
-                return bad("integrity", integrity.clone(), "LUKS1 has none; use LUKS2");
+                return bad("integrity", integrity.algorithm().to_owned(), "LUKS1 has none; use LUKS2");
             }
             if self.sector_size.is_some_and(|size| size != 512) {
                 return bad("sector size", "not 512".to_owned(), "LUKS1 has 512 only; use LUKS2");

@@ -64,11 +64,12 @@ impl Session {
         let uuid = spec.uuid.as_ref().map(|uuid| c_text(uuid.as_str())).transpose()?;
         let text = |text: &str| (!text.is_empty()).then(|| c_text(text)).transpose();
         let (label, subsystem) = (text(&spec.label)?, text(&spec.subsystem)?);
-        let integrity = spec.integrity.as_deref().map(c_text).transpose()?;
+        let integrity = spec.integrity.map(|integrity| c_text(integrity.algorithm())).transpose()?;
         let data = data.map(c_path).transpose()?;
         let kdf = pbkdf(&spec.kdf, &spec.hash)?;
         // Callers give whole bytes.
         let key_size = usize::try_from(spec.key_bits / 8).map_err(|_| invalid())?;
+        let key_size = key_size + spec.integrity.map_or(0, crate::spec::Integrity::key_size);
         if let Some(offset) = spec.data_offset {
             // SAFETY: the context is live; the offset is in sectors.
             answer(unsafe { raw::crypt_set_data_offset(self.cd, offset.0) })?;

@@ -32,7 +32,7 @@ pub(crate) fn explain(device: &Path, what: String, refused: sys::Refused) -> Err
         }
         libc::ENOSPC => Error::NoRoom { device: device_buf },
         // It does not say whether there is no header or a damaged one, nor which copy of it: the reader does.
-        libc::EINVAL | libc::EIO => match Header::read(device) {
+        libc::EINVAL | libc::EIO if !what.starts_with("format") => match Header::read(device) {
             Err(error @ (Error::NotLuks { .. } | Error::Damaged { .. })) => error,
             _ => Error::Library { what, log: refused.log, source: refused.source },
         },

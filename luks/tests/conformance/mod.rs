@@ -2,7 +2,8 @@
 #![allow(dead_code, clippy::expect_used, clippy::indexing_slicing)] // It is for tests.
 
 use luks::{
-    Bytes, DmName, Error, Key, Luks, MappingSpec, OpenFlags, Overwrite, PlainSpec, Secret, Sectors, Source, Uuid,
+    Bytes, DmName, Error, Key, Luks, MappingSpec, OpenFlags, Overwrite, PlainSpec, Secret, Sectors, Source,
+    Uuid,
 };
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -13,12 +14,15 @@ pub(crate) const IDS: [&str; 2] =
 /// The passphrase of both volumes.
 pub(crate) const PASSPHRASE: &str = "skull";
 
+/// Lets go of what was held.
+pub(crate) type Release = Box<dyn FnOnce()>;
+
 /// Two volumes of 256 MiB with headers of 16 MiB, closed, and a third device with nothing on it.
 pub(crate) struct Bench {
     pub(crate) luks: Luks,
     pub(crate) devices: [String; 3],
     /// Holds a mapping, so that it is busy.
-    pub(crate) hold: Box<dyn Fn(&DmName) -> Box<dyn FnOnce()>>,
+    pub(crate) hold: Box<dyn Fn(&DmName) -> Release>,
 }
 
 pub(crate) type Case = (&'static str, fn(&Bench) -> Outcome);
