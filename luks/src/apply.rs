@@ -3,31 +3,64 @@
 use std::fmt;
 use std::path::Path;
 
-use host::Host;
+use host::{Host, Sectors, Signature};
 
 use crate::error::Result;
+use crate::key::Key;
 use crate::plan::Step;
-use crate::spec::Discards;
-use crate::state::{MappingState, VolumeState};
+use crate::spec::{OpenFlags, PlainSpec};
+use crate::state::{ActiveState, MappingState, VolumeState};
 
 #[cfg(feature = "libcryptsetup")]
 pub(crate) use live::Live;
+
+/// How a mapping is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Now, or not at all.
+    Now,
+    /// When its last user has gone.
+    Deferred,
+    /// Not deferred any more.
+    Cancel,
+}
+
+/// What is opened, and how.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(any(feature = "libcryptsetup", feature = "fake")), allow(dead_code))]
+pub(crate) struct Opening<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) device: &'a Path,
+    pub(crate) header: Option<&'a Path>,
+    pub(crate) flags: OpenFlags,
+}
 
 /// What knows and changes volumes and mappings.
 pub(crate) trait Backend: fmt::Debug + Send + Sync {
     fn mappings(&self, host: &Host) -> Result<Vec<MappingState>>;
     fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>>;
-    fn open(&self, device: &Path, name: &str, passphrase: &host::Secret, discards: Discards) -> Result<()>;
-    fn close(&self, host: &Host, name: &str) -> Result<()>;
+    /// What a device holds.
+    fn signature(&self, device: &Path) -> Result<Option<Signature>>;
+    /// The volume of a device whose header is elsewhere.
+    fn detached(&self, device: &Path, header: &Path) -> Result<VolumeState>;
+    fn open(&self, opening: &Opening<'_>, key: &Key) -> Result<()>;
+    fn open_plain(&self, opening: &Opening<'_>, spec: &PlainSpec, key: &Key) -> Result<()>;
+    fn close(&self, host: &Host, name: &str, how: Close) -> Result<()>;
+    fn active(&self, name: &str) -> Result<ActiveState>;
+    fn suspend(&self, name: &str) -> Result<()>;
+    fn resume(&self, open: &MappingState, header: Option<&Path>, key: &Key) -> Result<()>;
+    fn resize(&self, name: &str, size: Sectors, key: Option<&Key>) -> Result<()>;
+    fn refresh(&self, name: &str, flags: OpenFlags, key: &Key) -> Result<()>;
 }
 
 /// Carries out one step. A close finds "gone already" in order.
-pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, passphrase: &host::Secret) -> Result<()> {
+pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, key: &Key) -> Result<()> {
     match step {
-        Step::Open { name, device, discards, .. } => {
-            backend.open(device, name.as_str(), passphrase, *discards)
+        Step::Open { name, device, header, flags, .. } => {
+            let header = header.as_deref();
+            backend.open(&Opening { name: name.as_str(), device, header, flags: *flags }, key)
         }
-        Step::Close { name, .. } => backend.close(host, name.as_str()),
+        Step::Close { name, .. } => backend.close(host, name.as_str(), Close::Now),
     }
 }
 
@@ -35,48 +68,25 @@ pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, passphrase: &
 mod live {
     use std::path::{Path, PathBuf};
 
-    use host::{Host, Secret};
+    use host::{Host, Sectors, Signature};
 
-    use super::Backend;
+    use super::{Backend, Close, Opening};
     use crate::error::{Error, Result};
     use crate::header::{Header, Parsed};
-    use crate::spec::Discards;
-    use crate::state::{MappingState, VolumeState, parse_dm_uuid};
-    use crate::sys;
+    use crate::key::Key;
+    use crate::spec::{OpenFlags, PlainSpec};
+    use crate::state::{self, ActiveState, MappingState, VolumeState};
+    use crate::sys::{self, Place, Session};
+    use crate::volume::{Volume, explain, keyring, number};
+    use crate::{DmName, holders};
 
     /// This machine's disks and kernel.
     #[derive(Debug)]
     pub(crate) struct Live;
 
     impl Backend for Live {
-        /// From sysfs, without root and without the library: `/sys/block/dm-N/dm/{name,uuid,suspended}`, `slaves`, `holders`.
         fn mappings(&self, host: &Host) -> Result<Vec<MappingState>> {
-            let tree = host.tree();
-            let mut found = Vec::new();
-            for entry in tree.list_opt("/sys/block").map_err(Error::Tree)? {
-                let base = format!("/sys/block/{}", entry.name);
-                if !entry.name.starts_with("dm-") {
-                    continue;
-                }
-                let Some(uuid) = tree.read_opt(format!("{base}/dm/uuid")).map_err(Error::Tree)? else {
-                    continue;
-                };
-                let Some((version, uuid)) = parse_dm_uuid(uuid.trim()) else { continue };
-                let names = |dir: &str| -> Result<Vec<String>> {
-                    let list = tree.list_opt(format!("{base}/{dir}")).map_err(Error::Tree)?;
-                    Ok(list.into_iter().map(|e| e.name).collect())
-                };
-                found.push(MappingState {
-                    name: tree.read(format!("{base}/dm/name")).map_err(Error::Tree)?.trim().to_owned(),
-                    node: entry.name.clone(),
-                    uuid,
-                    version,
-                    device: names("slaves")?.into_iter().next(),
-                    holders: names("holders")?,
-                    suspended: tree.read(format!("{base}/dm/suspended")).map_err(Error::Tree)?.trim() == "1",
-                });
-            }
-            Ok(found)
+            state::mappings(host)
         }
 
         /// Reads the first bytes of every block device that is no mapping itself.
@@ -99,52 +109,189 @@ mod live {
             Ok(found)
         }
 
-        fn open(&self, device: &Path, name: &str, passphrase: &Secret, discards: Discards) -> Result<()> {
-            let what = || format!("open {} as {name}", device.display());
-            need_root(what)?;
-            sys::activate(device, name, passphrase.expose(), discards).map_err(|r| explain(device, what(), r))
+        fn signature(&self, device: &Path) -> Result<Option<Signature>> {
+            let failed = |source| Error::Io { what: format!("read {}", device.display()), source };
+            let mut file = std::fs::File::open(device).map_err(failed)?;
+            host::signature::find(&mut file).map_err(failed)
         }
 
-        fn close(&self, host: &Host, name: &str) -> Result<()> {
+        fn detached(&self, device: &Path, header: &Path) -> Result<VolumeState> {
+            Ok(VolumeState::new(device.to_path_buf(), Header::read(header)?))
+        }
+
+        fn open(&self, opening: &Opening<'_>, key: &Key) -> Result<()> {
+            let Opening { name, device, header, flags } = *opening;
+            let what = || format!("open {} as {name}", device.display());
+            need_root(what)?;
+            let refused = |refused| explained(name, header.unwrap_or(device), what(), refused);
+            let mut session = Session::load(Place { device, header }, None).map_err(refused)?;
+            let mut flags = flags;
+            if session.is_luks2() && !flags.contains(OpenFlags::ALLOW_DISCARDS) {
+                let kept = OpenFlags::from_bits_retain(session.persistent_flags().map_err(refused)?);
+                // A header may come from anybody; what shows which blocks are in use is the caller's to say.
+                if kept.contains(OpenFlags::ALLOW_DISCARDS) {
+                    flags |= (kept - OpenFlags::ALLOW_DISCARDS) | OpenFlags::IGNORE_PERSISTENT;
+                }
+            }
+            unlock(&mut session, device, Some(name), key, flags, &what)
+        }
+
+        fn open_plain(&self, opening: &Opening<'_>, spec: &PlainSpec, key: &Key) -> Result<()> {
+            let Opening { name, device, flags, .. } = *opening;
+            let what = || format!("open {} as {name}", device.display());
+            need_root(what)?;
+            let refused = |refused| explained(name, device, what(), refused);
+            let mut session = Session::init(Place::on(device), None).map_err(refused)?;
+            session.plain(spec).map_err(refused)?;
+            match key {
+                Key::Passphrase(secret) if spec.hash.is_none() => {
+                    session.by_volume_key(Some(name), secret.expose(), flags.bits()).map_err(refused)
+                }
+                _ => unlock(&mut session, device, Some(name), key, flags, &what),
+            }
+        }
+
+        fn close(&self, host: &Host, name: &str, how: Close) -> Result<()> {
             let what = || format!("close {name}");
             need_root(what)?;
-            match sys::deactivate(name) {
-                Err(r) if r.source.raw_os_error() == Some(libc::EBUSY) => {
-                    let holders =
-                        self.mappings(host)?.into_iter().find(|m| m.name == name).map(|m| m.holders);
-                    let holders = match holders.unwrap_or_default() {
-                        none if none.is_empty() => "an open file or mount (see lsof and findmnt)".to_owned(),
-                        some => some.join(", "),
-                    };
-                    Err(Error::Busy { object: format!("/dev/mapper/{name}"), holders })
+            // CRYPT_DEACTIVATE_* of libcryptsetup.h.
+            let flags = match how {
+                Close::Now => 0,
+                Close::Deferred => 1,
+                Close::Cancel => 1 << 2,
+            };
+            match sys::deactivate(name, flags) {
+                Err(r) if r.errno() == libc::EBUSY => {
+                    let node = Path::new("/dev/mapper").join(name);
+                    let holders = holders::of(host, &node);
+                    Err(Error::Busy { object: node.display().to_string(), holders })
                 }
                 // Gone already.
-                Err(r) if r.source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-                other => other.map_err(|r| explain(Path::new(name), what(), r)),
+                Err(r) if r.errno() == libc::ENODEV && how != Close::Cancel => Ok(()),
+                other => other.map_err(|r| explained(name, Path::new(name), what(), r)),
             }
+        }
+
+        fn active(&self, name: &str) -> Result<ActiveState> {
+            let what = || format!("read the mapping {name}");
+            need_root(what)?;
+            let refused = |r| explained(name, Path::new(name), what(), r);
+            let mut session = Session::by_name(name, None, None).map_err(refused)?;
+            let seen = session.active(name).map_err(refused)?;
+            let flags = OpenFlags::from_bits_retain(seen.flags);
+            Ok(ActiveState::new(Sectors(seen.offset), Sectors(seen.size), flags))
+        }
+
+        fn suspend(&self, name: &str) -> Result<()> {
+            let what = || format!("suspend {name}");
+            need_root(what)?;
+            let refused = |r| explained(name, Path::new(name), what(), r);
+            Session::by_name(name, None, None).and_then(|mut s| s.suspend(name)).map_err(refused)
+        }
+
+        fn resume(&self, open: &MappingState, header: Option<&Path>, key: &Key) -> Result<()> {
+            let name = open.name.as_str();
+            let what = || format!("resume {name}");
+            need_root(what)?;
+            let device = PathBuf::from("/dev").join(open.device.as_deref().unwrap_or(name));
+            let refused = |r| explained(name, header.unwrap_or(&device), what(), r);
+            let mut session = Session::by_name(name, header, None).map_err(refused)?;
+            // libcryptsetup compares them only since 2.8.5: with another volume's key everything would read as noise.
+            let there = session.uuid();
+            if there.as_deref() != open.uuid.as_ref().map(crate::Uuid::as_str) {
+                let what = format!("its header is of volume {}", there.unwrap_or_default());
+                return Err(Error::NameTaken { name: DmName::from_kernel(name), what });
+            }
+            match key {
+                Key::Passphrase(secret) => {
+                    session.resume_by_passphrase(name, sys::ANY, secret.expose()).map(drop)
+                }
+                Key::Slot(slot, secret) => {
+                    session.resume_by_passphrase(name, number(*slot), secret.expose()).map(drop)
+                }
+                Key::Volume(key) => session.resume_by_volume_key(name, key.secret().expose()),
+                Key::Keyring(description) => {
+                    session.resume_by_passphrase(name, sys::ANY, keyring(description)?.expose()).map(drop)
+                }
+                Key::Token { number: token, pin } => {
+                    Volume::at(&device).handled(&mut session, *token)?;
+                    let pin = pin.as_ref().map(host::Secret::expose);
+                    session.resume_by_token(name, number(*token), pin).map(drop)
+                }
+            }
+            .map_err(refused)
+        }
+
+        fn resize(&self, name: &str, size: Sectors, key: Option<&Key>) -> Result<()> {
+            let what = || format!("resize {name}");
+            need_root(what)?;
+            let refused = |r: sys::Refused| match r.errno() {
+                libc::EPERM if key.is_none() => Error::Unsupported(
+                    "the volume key is in the kernel's keyring and not in this process: give a key to resize with",
+                ),
+                _ => explained(name, Path::new(name), what(), r),
+            };
+            let mut session = Session::by_name(name, None, None).map_err(refused)?;
+            if let Some(key) = key {
+                // Puts the volume key into this thread's keyring, from where the new table takes it.
+                unlock(&mut session, Path::new(name), None, key, OpenFlags::KEYRING_KEY, &what)?;
+            }
+            session.resize(name, size.0).map_err(refused)
+        }
+
+        fn refresh(&self, name: &str, flags: OpenFlags, key: &Key) -> Result<()> {
+            let what = || format!("refresh {name}");
+            need_root(what)?;
+            let refused = |r| explained(name, Path::new(name), what(), r);
+            let mut session = Session::by_name(name, None, None).map_err(refused)?;
+            let flags = flags | OpenFlags::REFRESH | OpenFlags::IGNORE_PERSISTENT;
+            unlock(&mut session, Path::new(name), Some(name), key, flags, &what)
+        }
+    }
+
+    /// Opens, or refreshes, or only brings the key here if there is no name.
+    fn unlock(
+        session: &mut Session,
+        device: &Path,
+        name: Option<&str>,
+        key: &Key,
+        flags: OpenFlags,
+        what: &dyn Fn() -> String,
+    ) -> Result<()> {
+        let bits = flags.bits();
+        let answer = match key {
+            Key::Passphrase(secret) => session.by_passphrase(name, sys::ANY, secret.expose(), bits).map(drop),
+            Key::Slot(slot, secret) => {
+                session.by_passphrase(name, number(*slot), secret.expose(), bits).map(drop)
+            }
+            Key::Volume(key) => session.by_volume_key(name, key.secret().expose(), bits),
+            Key::Keyring(description) => {
+                session.by_passphrase(name, sys::ANY, keyring(description)?.expose(), bits).map(drop)
+            }
+            Key::Token { number: token, pin } => {
+                Volume::at(device).handled(session, *token)?;
+                let pin = pin.as_ref().map(host::Secret::expose);
+                session.by_token(name, number(*token), pin, bits).map(drop)
+            }
+        };
+        answer.map_err(|refused| match (key, refused.errno()) {
+            (Key::Slot(slot, _), libc::ENOENT) => {
+                Error::NoKeyslot { device: device.to_path_buf(), slot: *slot }
+            }
+            _ => explained(name.unwrap_or_default(), device, what(), refused),
+        })
+    }
+
+    /// As [`explain`], with what concerns the mapping's name.
+    fn explained(name: &str, device: &Path, what: String, refused: sys::Refused) -> Error {
+        match refused.errno() {
+            libc::EEXIST => Error::AlreadyExists { name: DmName::from_kernel(name) },
+            libc::ENODEV => Error::NotOpen { name: DmName::from_kernel(name) },
+            _ => explain(device, what, refused),
         }
     }
 
     fn need_root(what: impl Fn() -> String) -> Result<()> {
         if sys::is_root() { Ok(()) } else { Err(Error::Permission { what: what() }) }
     }
-
-    /// One errno of the library means several things; operation and log tell them apart.
-    pub(crate) fn explain(device: &Path, what: String, refused: sys::Refused) -> Error {
-        let device = device.to_path_buf();
-        match refused.source.raw_os_error() {
-            Some(libc::EPERM) if refused.log.is_none() => Error::WrongPassphrase { device },
-            Some(libc::ENOENT) if refused.log.is_none() => Error::WrongPassphrase { device },
-            Some(libc::ENOMEM) => Error::NoMemory { device },
-            Some(libc::EINVAL) if refused.log.is_none() => Error::NotLuks { device },
-            Some(libc::EBUSY) => {
-                let holders = refused.log.unwrap_or_else(|| "another mapping or a mount".to_owned());
-                Error::Busy { object: device.display().to_string(), holders }
-            }
-            _ => Error::Library { what, log: refused.log, source: refused.source },
-        }
-    }
 }
-
-#[cfg(feature = "libcryptsetup")]
-pub(crate) use live::explain;

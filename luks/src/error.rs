@@ -18,6 +18,77 @@ pub enum Error {
         /// The device.
         device: PathBuf,
     },
+    /// There is no such key slot.
+    #[error("{device}: key slot {slot} is empty or out of range")]
+    NoKeyslot {
+        /// The device.
+        device: PathBuf,
+        /// The slot.
+        slot: u32,
+    },
+    /// The key slot that was to be made is there already.
+    #[error("{device}: key slot {slot} is in use; remove it first or leave the number out")]
+    SlotTaken {
+        /// The device.
+        device: PathBuf,
+        /// The slot.
+        slot: u32,
+    },
+    /// There is no room for another key slot.
+    #[error("{device}: no room for another key slot; remove one first")]
+    NoRoom {
+        /// The device.
+        device: PathBuf,
+    },
+    /// The slot is the last that is known to open the volume.
+    #[error(
+        "{device}: removing key slot {slot} would leave no key known to open the volume; add one first, or give the one that stays"
+    )]
+    LastKey {
+        /// The device.
+        device: PathBuf,
+        /// The slot.
+        slot: u32,
+    },
+    /// There is no such token.
+    #[error("{device}: there is no token {token}")]
+    NoToken {
+        /// The device.
+        device: PathBuf,
+        /// Its number.
+        token: u32,
+    },
+    /// Nothing here can open a token of this type.
+    #[error(
+        "{device}: nothing here opens token {token}, which is of type {kind}; install libcryptsetup's plug-in for it \
+         (libcryptsetup-token-{kind}.so), or use its own program (clevis has no plug-in: clevis luks unlock)"
+    )]
+    TokenUnhandled {
+        /// The device.
+        device: PathBuf,
+        /// Its number.
+        token: u32,
+        /// Its type.
+        kind: String,
+    },
+    /// The kernel's keyrings of this process have no such key.
+    #[error(
+        "no key \"{description}\" of type user is in the keyrings of this process; add it (keyctl padd user)"
+    )]
+    NoKeyringKey {
+        /// Its description.
+        description: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The key derivation makes guessing cheap.
+    #[error(
+        "the key derivation {kdf:?} makes guessing cheap; raise its cost, or say WeakKdf::Allowed for a random key"
+    )]
+    WeakKdf {
+        /// The derivation.
+        kdf: crate::Kdf,
+    },
     /// The device holds no LUKS header.
     #[error("{device}: no LUKS header; is it the right device?")]
     NotLuks {
@@ -25,9 +96,7 @@ pub enum Error {
         device: PathBuf,
     },
     /// The device's header is there and damaged.
-    #[error(
-        "{device}: the LUKS header is damaged: {reason}; restore it from a backup (cryptsetup luksHeaderRestore)"
-    )]
+    #[error("{device}: the LUKS header is damaged: {reason}; restore it from a backup (Volume::restore)")]
     Damaged {
         /// The device.
         device: PathBuf,
@@ -61,6 +130,62 @@ pub enum Error {
         name: DmName,
         /// The name it has.
         open_as: String,
+    },
+    /// The volume is open, and what was asked needs it closed.
+    #[error("{device} is open as /dev/mapper/{open_as}: cannot {what}; close it first")]
+    Open {
+        /// The device.
+        device: PathBuf,
+        /// The mapping.
+        open_as: String,
+        /// What was tried.
+        what: &'static str,
+    },
+    /// There is no mapping of this name.
+    #[error("/dev/mapper/{name} is not open")]
+    NotOpen {
+        /// The name.
+        name: DmName,
+    },
+    /// The volume is another one than was meant.
+    #[error(
+        "{device} is not the volume {wanted} of the backup: {found}; say Overwrite::Always if it is to become that"
+    )]
+    OtherVolume {
+        /// The device.
+        device: PathBuf,
+        /// The volume meant.
+        wanted: Uuid,
+        /// What is there.
+        found: String,
+    },
+    /// The volume's key is not the one in the backup: it was reencrypted since.
+    #[error(
+        "the backup {file} is of another volume key than {device} has now (it was reencrypted or formatted since): with it the data could not be read"
+    )]
+    OtherKey {
+        /// The device.
+        device: PathBuf,
+        /// The backup.
+        file: PathBuf,
+    },
+    /// A reencryption is under way, or what else the header demands cannot be met.
+    #[error("{device}: {what}")]
+    Unfinished {
+        /// The device.
+        device: PathBuf,
+        /// What is unfinished, and how to go on.
+        what: String,
+    },
+    /// Key slots would be lost.
+    #[error(
+        "{device}: no passphrase was given for key slots {slots:?}, which would be lost; give them, or say OtherKeys::Drop"
+    )]
+    OtherKeys {
+        /// The device.
+        device: PathBuf,
+        /// The slots.
+        slots: Vec<u32>,
     },
     /// The object is there already.
     #[error("/dev/mapper/{name} is open already")]
@@ -123,6 +248,9 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+    /// A key file could not be read.
+    #[error("cannot take the key of a key file")]
+    KeyFile(#[source] TreeError),
     /// The state of the mappings could not be read.
     #[error("cannot read the mappings")]
     Tree(#[source] TreeError),
@@ -145,8 +273,10 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Library { source, .. } | Self::Io { source, .. } => source.raw_os_error(),
-            Self::Tree(source) => source.errno(),
+            Self::Library { source, .. } | Self::Io { source, .. } | Self::NoKeyringKey { source, .. } => {
+                source.raw_os_error()
+            }
+            Self::Tree(source) | Self::KeyFile(source) => source.errno(),
             Self::Step(failed) => failed.cause.as_ref().and_then(Self::errno),
             _ => None,
         }
@@ -166,7 +296,7 @@ impl Error {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         match self {
-            Self::Busy { .. } => true,
+            Self::Busy { .. } | Self::Open { .. } => true,
             Self::Step(failed) => failed.cause.as_ref().is_some_and(Self::is_busy),
             _ => false,
         }

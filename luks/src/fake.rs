@@ -1,22 +1,27 @@
 //! Encrypted volumes in memory: what a test or a program without root opens and closes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use host::{Host, Secret};
+use host::{Host, Secret, Sectors, Signature};
 
-use crate::apply::Backend;
+use crate::apply::{Backend, Close, Opening};
 use crate::error::{Error, Result};
 use crate::header::{Header, Version};
-use crate::spec::Discards;
-use crate::state::{MappingState, VolumeState};
+use crate::key::Key;
+use crate::spec::{OpenFlags, PlainSpec};
+use crate::state::{ActiveState, MappingState, VolumeState};
 use crate::{Luks, Uuid};
 
 #[derive(Debug, Default)]
 struct Inner {
     volumes: BTreeMap<String, (Uuid, Secret)>,
     mappings: BTreeMap<String, MappingState>,
+    /// Size and flags of what was opened here.
+    active: BTreeMap<String, (Sectors, OpenFlags)>,
+    /// What goes when its holder does.
+    deferred: BTreeSet<String>,
     writes: usize,
 }
 
@@ -64,6 +69,29 @@ impl FakeCrypt {
         self.lock().mappings.insert(name.to_owned(), mapping);
     }
 
+    /// Lets the holders of a mapping go, as closing or unmounting would: what was to go with them goes.
+    pub fn release(&self, name: &str) {
+        let mut inner = self.lock();
+        if inner.deferred.remove(name) {
+            inner.mappings.remove(name);
+        } else if let Some(mapping) = inner.mappings.get_mut(name) {
+            mapping.holders.clear();
+        }
+    }
+
+    /// Puts a device on top of a mapping.
+    pub fn hold(&self, name: &str, holder: &str) {
+        if let Some(mapping) = self.lock().mappings.get_mut(name) {
+            mapping.holders.push(holder.to_owned());
+        }
+    }
+
+    fn put(&self, opening: &Opening<'_>, uuid: Option<Uuid>) {
+        let device = opening.device.display().to_string();
+        self.put_mapping(opening.name, uuid, Some(device.trim_start_matches("/dev/")), &[]);
+        self.lock().active.insert(opening.name.to_owned(), (SIZE, opening.flags));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,33 +122,127 @@ impl Backend for FakeCrypt {
             .collect())
     }
 
-    fn open(&self, device: &Path, name: &str, passphrase: &Secret, _: Discards) -> Result<()> {
+    fn signature(&self, device: &Path) -> Result<Option<Signature>> {
+        let holds = self.lock().volumes.contains_key(&device.display().to_string());
+        Ok(holds.then_some(Signature::Luks))
+    }
+
+    fn detached(&self, device: &Path, header: &Path) -> Result<VolumeState> {
+        let volumes = self.volumes(&Host::fake())?;
+        let found = volumes.into_iter().find(|v| v.device == header);
+        let found = found.ok_or_else(|| Error::NotLuks { device: header.to_path_buf() })?;
+        Ok(VolumeState::new(device.to_path_buf(), found.header))
+    }
+
+    fn open(&self, opening: &Opening<'_>, key: &Key) -> Result<()> {
+        let header = opening.header.unwrap_or(opening.device);
         let mut inner = self.lock();
         inner.writes += 1;
-        let shown = device.display().to_string();
-        let Some((uuid, right)) = inner.volumes.get(&shown) else {
-            return Err(Error::NotLuks { device: device.to_path_buf() });
-        };
-        if right != passphrase {
-            return Err(Error::WrongPassphrase { device: device.to_path_buf() });
-        }
-        let uuid = uuid.clone();
+        let uuid = inner.unlock(header, key)?;
         drop(inner);
-        self.put_mapping(name, Some(uuid), Some(shown.trim_start_matches("/dev/")), &[]);
+        self.put(opening, Some(uuid));
         Ok(())
     }
 
-    fn close(&self, _: &Host, name: &str) -> Result<()> {
+    fn open_plain(&self, opening: &Opening<'_>, _: &PlainSpec, _: &Key) -> Result<()> {
+        self.lock().writes += 1;
+        self.put(opening, None);
+        Ok(())
+    }
+
+    fn close(&self, _: &Host, name: &str, how: Close) -> Result<()> {
         let mut inner = self.lock();
         inner.writes += 1;
-        match inner.mappings.get(name) {
-            Some(mapping) if !mapping.holders.is_empty() => Err(Error::Busy {
-                object: format!("/dev/mapper/{name}"),
-                holders: mapping.holders.join(", "),
-            }),
-            _ => {
+        let held = inner.mappings.get(name).is_some_and(|m| !m.holders.is_empty());
+        match (how, held) {
+            (Close::Now, true) => {
+                let holders = inner.mappings.get(name).map(|m| m.holders.join(", ")).unwrap_or_default();
+                return Err(Error::Busy { object: format!("/dev/mapper/{name}"), holders });
+            }
+            (Close::Deferred, true) => {
+                inner.deferred.insert(name.to_owned());
+            }
+            (Close::Cancel, _) => {
+                inner.deferred.remove(name);
+            }
+            (_, false) => {
                 inner.mappings.remove(name);
-                Ok(())
+            }
+        }
+        Ok(())
+    }
+
+    fn active(&self, name: &str) -> Result<ActiveState> {
+        let inner = self.lock();
+        let (size, flags) = inner.active.get(name).copied().unwrap_or((SIZE, OpenFlags::empty()));
+        Ok(ActiveState::new(Sectors(32768), size, flags))
+    }
+
+    fn suspend(&self, name: &str) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        match inner.mappings.get_mut(name) {
+            Some(mapping) if mapping.uuid.is_some() => mapping.suspended = true,
+            _ => return Err(Error::Unsupported("plain dm-crypt cannot be suspended")),
+        }
+        Ok(())
+    }
+
+    fn resume(&self, open: &MappingState, header: Option<&Path>, key: &Key) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        let device = format!("/dev/{}", open.device.as_deref().unwrap_or_default());
+        inner.unlock(header.unwrap_or(Path::new(&device)), key)?;
+        if let Some(mapping) = inner.mappings.get_mut(&open.name) {
+            mapping.suspended = false;
+        }
+        Ok(())
+    }
+
+    fn resize(&self, name: &str, size: Sectors, key: Option<&Key>) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        let device = inner.device_of(name);
+        match key {
+            Some(key) => drop(inner.unlock(Path::new(&device), key)?),
+            None => return Err(Error::Unsupported("give a key to resize with")),
+        }
+        let entry = inner.active.entry(name.to_owned()).or_insert((SIZE, OpenFlags::empty()));
+        entry.0 = if size == Sectors(0) { SIZE } else { size };
+        Ok(())
+    }
+
+    fn refresh(&self, name: &str, flags: OpenFlags, key: &Key) -> Result<()> {
+        let mut inner = self.lock();
+        inner.writes += 1;
+        let device = inner.device_of(name);
+        inner.unlock(Path::new(&device), key)?;
+        inner.active.entry(name.to_owned()).or_insert((SIZE, flags)).1 = flags;
+        Ok(())
+    }
+}
+
+/// The size of a mapping that nobody resized: that of a disk of 256 MiB without its header.
+const SIZE: Sectors = Sectors((256 - 16) * 2048);
+
+impl Inner {
+    fn device_of(&self, name: &str) -> String {
+        let device = self.mappings.get(name).and_then(|m| m.device.clone());
+        format!("/dev/{}", device.unwrap_or_default())
+    }
+
+    fn unlock(&self, device: &Path, key: &Key) -> Result<Uuid> {
+        let Some((uuid, right)) = self.volumes.get(&device.display().to_string()) else {
+            return Err(Error::NotLuks { device: device.to_path_buf() });
+        };
+        let device = device.to_path_buf();
+        match key {
+            Key::Passphrase(secret) | Key::Slot(0, secret) if secret == right => Ok(uuid.clone()),
+            Key::Passphrase(_) | Key::Slot(0, _) => Err(Error::WrongPassphrase { device }),
+            Key::Slot(slot, _) => Err(Error::NoKeyslot { device, slot: *slot }),
+            Key::Token { number, .. } => Err(Error::NoToken { device, token: *number }),
+            Key::Volume(_) | Key::Keyring(_) => {
+                Err(Error::Unsupported("volumes in memory have passphrases only"))
             }
         }
     }

@@ -1,9 +1,13 @@
-//! The UUID of a volume.
+//! The UUID of a volume, and the name of a cipher.
+
+mod cipher;
 
 use std::fmt;
 use std::str::FromStr;
 
 use host::ParseError;
+
+pub use cipher::Cipher;
 
 /// The UUID in a LUKS header: 36 characters, lower case, with dashes. `cryptsetup luksUUID`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@ use host::{DmName, Impact, Plan};
 
 use crate::Uuid;
 use crate::error::{Error, Result};
-use crate::spec::{Discards, MappingSpec, Source};
+use crate::spec::{MappingSpec, OpenFlags, Source};
 use crate::state::{MappingState, VolumeState};
 
 /// One change. `Display` is the `cryptsetup` line for it; it holds no secret.
@@ -23,8 +23,10 @@ pub enum Step {
         uuid: Uuid,
         /// The device it is on.
         device: PathBuf,
-        /// Whether discards pass.
-        discards: Discards,
+        /// Where its header is, if not on the device.
+        header: Option<PathBuf>,
+        /// How it is opened.
+        flags: OpenFlags,
     },
     /// Closes a mapping.
     Close {
@@ -34,15 +36,20 @@ pub enum Step {
         uuid: Uuid,
         /// The device it is on.
         device: PathBuf,
+        /// Where its header is, if not on the device.
+        header: Option<PathBuf>,
     },
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { name, device, discards, .. } => {
-                let discards = if *discards == Discards::Allowed { " --allow-discards" } else { "" };
-                write!(f, "cryptsetup open{discards} {} {name}", device.display())
+            Self::Open { name, device, header, flags, .. } => {
+                write!(f, "cryptsetup open{}", flags.options())?;
+                if let Some(header) = header {
+                    write!(f, " --header {}", header.display())?;
+                }
+                write!(f, " {} {name}", device.display())
             }
             Self::Close { name, .. } => write!(f, "cryptsetup close {name}"),
         }
@@ -52,9 +59,9 @@ impl fmt::Display for Step {
 impl host::plan::Step for Step {
     fn undo(&self) -> Vec<Self> {
         vec![match self.clone() {
-            Self::Open { name, uuid, device, .. } => Self::Close { name, uuid, device },
-            Self::Close { name, uuid, device } => {
-                Self::Open { name, uuid, device, discards: Discards::Blocked }
+            Self::Open { name, uuid, device, header, .. } => Self::Close { name, uuid, device, header },
+            Self::Close { name, uuid, device, header } => {
+                Self::Open { name, uuid, device, header, flags: OpenFlags::empty() }
             }
         }]
     }
@@ -74,7 +81,8 @@ impl host::plan::Step for Step {
 pub fn diff(mappings: &[MappingState], volumes: &[VolumeState], specs: &[MappingSpec]) -> Result<Plan<Step>> {
     let mut plan = Plan::default();
     for spec in specs {
-        let volume = volumes.iter().find(|v| match &spec.source {
+        // Of a detached header there may be a stale one on the device, too: those read for the specs stand last.
+        let volume = volumes.iter().rev().find(|v| match &spec.source {
             Source::Uuid(uuid) => &v.header.uuid == uuid,
             Source::Path(path) => &v.device == path,
         });
@@ -120,8 +128,34 @@ pub fn diff(mappings: &[MappingState], volumes: &[VolumeState], specs: &[Mapping
             name: spec.name.clone(),
             uuid: wanted.clone(),
             device: volume.device.clone(),
-            discards: spec.discards,
+            header: spec.header.clone(),
+            flags: spec.flags,
         });
     }
     Ok(plan)
+}
+
+/// Leaves out of a plan what has been done since it was made. Pure.
+pub(crate) fn still_to_do(plan: Plan<Step>, mappings: &[MappingState]) -> Result<Plan<Step>> {
+    let mut left = Plan::default();
+    for step in plan.into_steps() {
+        if let Step::Open { name, uuid, .. } = &step {
+            let by_name = mappings.iter().find(|m| m.name == name.as_str());
+            let by_uuid = mappings.iter().find(|m| m.uuid.as_ref() == Some(uuid));
+            match (by_name, by_uuid) {
+                (Some(open), _) if open.uuid.as_ref() == Some(uuid) => continue,
+                (Some(_), _) => {
+                    let what = "it was opened meanwhile".to_owned();
+                    return Err(Error::NameTaken { name: name.clone(), what });
+                }
+                (None, Some(elsewhere)) => {
+                    let (uuid, name, open_as) = (uuid.clone(), name.clone(), elsewhere.name.clone());
+                    return Err(Error::OpenElsewhere { uuid, name, open_as });
+                }
+                (None, None) => {}
+            }
+        }
+        left.push(step);
+    }
+    Ok(left)
 }

@@ -1,19 +1,42 @@
-//! libcryptsetup, as far as this slice needs it: one call a function, each with the reason it is sound.
+//! libcryptsetup: one call a function, each with the reason it is sound.
 //!
-//! The library is not thread-safe (global state in libdevmapper.c, random.c and the crypto backend), so every call here holds [`LOCK`].
+//! The library is not thread-safe: it has global state in libdevmapper.c, random.c, the crypto backend and the token handlers. So there is one
+//! lock a process, and a [`Session`] holds it from the first call to the last: a context cannot be used without it, nor by another thread (the
+//! guard is not `Send`). Two things give it up in between: a key derivation ([`Session::volume_key`]), which touches nothing but its own context,
+//! and the progress of a long call, between two of its steps.
+
+mod activate;
+mod format;
+mod keyslot;
+#[cfg(test)]
+mod layout;
+mod machine;
+mod reencrypt;
+mod token;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use libcryptsetup_rs_sys as raw;
 
-use crate::header::Version;
-use crate::spec::{Discards, FormatSpec, Kdf};
+pub(crate) use activate::deactivate;
+pub(crate) use keyslot::SlotStatus;
+pub(crate) use machine::{drop_cache, is_root, keyring_secret};
+pub(crate) use reencrypt::ReencryptRequest;
+
+/// Any key slot, or any token: the library looks for one.
+pub(crate) const ANY: c_int = raw::CRYPT_ANY_SLOT;
+
+/// Only goes on with a reencryption that has begun.
+pub(crate) const RESUME_ONLY: u32 = raw::CRYPT_REENCRYPT_RESUME_ONLY;
 
 static LOCK: Mutex<()> = Mutex::new(());
 
@@ -29,12 +52,29 @@ pub(crate) struct Refused {
     pub(crate) log: Option<String>,
 }
 
-type Answer<T> = Result<T, Refused>;
+impl Refused {
+    /// The errno; 0 if the call did not come to have one.
+    pub(crate) fn errno(&self) -> i32 {
+        self.source.raw_os_error().unwrap_or_default()
+    }
+}
+
+pub(crate) type Answer<T> = Result<T, Refused>;
+
+/// Who hears what the library says of one object: its level (0 normal, 1 error, 2 verbose, negative debug) and the text.
+pub(crate) type Log = Arc<dyn Fn(i32, &str) + Send + Sync>;
+
+/// Who hears how far a long call is, and may stop it: bytes done, bytes in all.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 fn refused(code: c_int) -> Refused {
     let said = SAID.with_borrow_mut(std::mem::take);
     let log = (!said.is_empty()).then(|| said.join(" "));
     Refused { source: io::Error::from_raw_os_error(code.saturating_neg()), log }
+}
+
+fn invalid() -> Refused {
+    Refused { source: io::ErrorKind::InvalidInput.into(), log: None }
 }
 
 fn answer(code: c_int) -> Answer<c_int> {
@@ -43,219 +83,224 @@ fn answer(code: c_int) -> Answer<c_int> {
 
 /// Enters the library: one caller at a time, its words caught instead of printed.
 fn enter() -> MutexGuard<'static, ()> {
+    let guard = lock();
+    SAID.with_borrow_mut(Vec::clear);
+    guard
+}
+
+fn lock() -> MutexGuard<'static, ()> {
     static QUIET: Once = Once::new();
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     QUIET.call_once(|| {
         // SAFETY: a null device sets the process-wide sink; the function lives as long as the program and takes no user pointer.
         unsafe { raw::crypt_set_log_callback(ptr::null_mut(), Some(catch), ptr::null_mut()) };
     });
-    SAID.with_borrow_mut(Vec::clear);
     guard
 }
 
-extern "C" fn catch(_level: c_int, message: *const c_char, _user: *mut c_void) {
+extern "C" fn catch(level: c_int, message: *const c_char, user: *mut c_void) {
     if message.is_null() {
         return;
     }
     // SAFETY: the library passes a NUL-terminated text that lives during this call.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().trim().to_owned();
-    // Unwinding must not cross into C: neither push nor borrow panics here, the cell is never held during a call into the library.
+    // SAFETY: the user pointer is null for the process-wide sink, else the Log of a Session, which outlives its context.
+    let log = unsafe { user.cast::<Log>().as_ref() };
+    if let Some(log) = log {
+        // Unwinding must not cross into C.
+        drop(catch_unwind(AssertUnwindSafe(|| log(level, &text))));
+    }
+    // Neither borrow nor push panics here: the cell is never held during a call into the library.
     SAID.with(|said| {
-        if let Ok(mut said) = said.try_borrow_mut() {
+        if let Ok(mut said) = said.try_borrow_mut()
+            && level >= 0
+        {
             said.push(text);
         }
     });
 }
 
 fn c_text(text: &str) -> Answer<CString> {
-    CString::new(text).map_err(|_| Refused { source: io::ErrorKind::InvalidInput.into(), log: None })
+    CString::new(text).map_err(|_| invalid())
 }
 
 fn c_path(path: &Path) -> Answer<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| Refused { source: io::ErrorKind::InvalidInput.into(), log: None })
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid())
 }
 
-/// A device context of the library; freed when dropped. Only ever used on the thread that made it, under the lock.
-struct Context(*mut raw::crypt_device);
+/// The pointer of an optional text: null for none.
+fn or_null(text: Option<&CString>) -> *const c_char {
+    text.map_or(ptr::null(), |text| text.as_ptr())
+}
 
-impl Drop for Context {
+/// The text the library keeps at a place; `None` for null.
+fn text_of(place: *const c_char) -> Option<String> {
+    if place.is_null() {
+        return None;
+    }
+    // SAFETY: it is not null, and the library's texts are NUL-terminated and live as long as the context they were asked of.
+    Some(unsafe { CStr::from_ptr(place) }.to_string_lossy().into_owned())
+}
+
+/// Where a volume is: its data, and its header if that is elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) device: &'a Path,
+    pub(crate) header: Option<&'a Path>,
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn on(device: &'a Path) -> Self {
+        Self { device, header: None }
+    }
+}
+
+/// One context of the library, with the lock that makes its use safe.
+pub(crate) struct Session {
+    cd: *mut raw::crypt_device,
+    /// The context's log has the address of what is in this box.
+    _log: Option<Box<Log>>,
+    /// Declared last: released after the context is freed.
+    guard: Option<MutexGuard<'static, ()>>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Drop for Session {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from crypt_init and is freed once.
-        unsafe { raw::crypt_free(self.0) };
+        self.guard.get_or_insert_with(lock);
+        // SAFETY: the pointer came from one of crypt_init*, nobody else has it, and it is freed once, under the lock.
+        unsafe { raw::crypt_free(self.cd) };
     }
 }
 
-fn open_context(device: &Path) -> Answer<Context> {
-    let path = c_path(device)?;
-    let mut context = ptr::null_mut();
-    // SAFETY: both pointers are live; on success the library stores a new context, which is owned here from then on.
-    answer(unsafe { raw::crypt_init(&raw mut context, path.as_ptr()) })?;
-    Ok(Context(context))
-}
-
-fn loaded(device: &Path) -> Answer<Context> {
-    let context = open_context(device)?;
-    // SAFETY: the context is live; a null type means any LUKS version, null parameters are allowed for LUKS.
-    answer(unsafe { raw::crypt_load(context.0, ptr::null(), ptr::null_mut()) })?;
-    Ok(context)
-}
-
-/// Opens a volume under a name.
-pub(crate) fn activate(device: &Path, name: &str, passphrase: &[u8], discards: Discards) -> Answer<()> {
-    let _guard = enter();
-    let context = loaded(device)?;
-    let name = c_text(name)?;
-    let flags = if discards == Discards::Allowed { raw::CRYPT_ACTIVATE_ALLOW_DISCARDS } else { 0 };
-    // SAFETY: the context is live and loaded; name is NUL-terminated; passphrase is a live slice of that length.
-    let code = unsafe {
-        raw::crypt_activate_by_passphrase(
-            context.0,
-            name.as_ptr(),
-            raw::CRYPT_ANY_SLOT,
-            passphrase.as_ptr().cast(),
-            passphrase.len(),
-            flags,
-        )
-    };
-    answer(code).map(drop)
-}
-
-/// Checks a passphrase; the key slot it opens.
-pub(crate) fn check(device: &Path, passphrase: &[u8]) -> Answer<c_int> {
-    let _guard = enter();
-    let context = loaded(device)?;
-    // SAFETY: as in `activate`; a null name only checks.
-    answer(unsafe {
-        raw::crypt_activate_by_passphrase(
-            context.0,
-            ptr::null(),
-            raw::CRYPT_ANY_SLOT,
-            passphrase.as_ptr().cast(),
-            passphrase.len(),
-            0,
-        )
-    })
-}
-
-/// Closes a mapping.
-pub(crate) fn deactivate(name: &str) -> Answer<()> {
-    let _guard = enter();
-    let name = c_text(name)?;
-    // SAFETY: a null context is allowed: the library looks the mapping up by its name, which is NUL-terminated.
-    answer(unsafe { raw::crypt_deactivate(ptr::null_mut(), name.as_ptr()) }).map(drop)
-}
-
-/// Writes a copy of the header to a new file.
-pub(crate) fn backup(device: &Path, to: &Path) -> Answer<()> {
-    let _guard = enter();
-    let context = loaded(device)?;
-    let to = c_path(to)?;
-    // SAFETY: the context is live and loaded; the path is NUL-terminated; a null type means the one loaded.
-    answer(unsafe { raw::crypt_header_backup(context.0, ptr::null(), to.as_ptr()) }).map(drop)
-}
-
-/// Writes a new header with one key slot for the passphrase.
-pub(crate) fn format(device: &Path, spec: &FormatSpec, passphrase: &[u8]) -> Answer<()> {
-    let _guard = enter();
-    let context = open_context(device)?;
-    let (cipher, mode) = spec.cipher.split_once('-').unwrap_or((&spec.cipher, "cbc-plain"));
-    let (cipher, mode, hash) = (c_text(cipher)?, c_text(mode)?, c_text(&spec.hash)?);
-    let uuid = spec.uuid.as_ref().map(|uuid| c_text(uuid.as_str())).transpose()?;
-    let uuid = uuid.as_ref().map_or(ptr::null(), |uuid| uuid.as_ptr());
-    let label = c_text(&spec.label)?;
-    let key_bytes = usize::try_from(spec.key_bits / 8).unwrap_or(0);
-    let kdf_name = match spec.kdf {
-        Kdf::Argon2id { .. } | Kdf::Argon2idFixed { .. } => c"argon2id",
-        Kdf::Pbkdf2 { .. } | Kdf::Pbkdf2Fixed { .. } => c"pbkdf2",
-    };
-    let millis = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-    let mut kdf = raw::crypt_pbkdf_type {
-        type_: kdf_name.as_ptr(),
-        hash: hash.as_ptr(),
-        time_ms: 0,
-        iterations: 0,
-        max_memory_kb: 0,
-        parallel_threads: 0,
-        flags: 0,
-    };
-    match spec.kdf {
-        Kdf::Argon2id { time, memory_kib } => {
-            (kdf.time_ms, kdf.max_memory_kb, kdf.parallel_threads) = (millis(time), memory_kib, 4);
+impl Session {
+    fn with(
+        log: Option<&Log>,
+        init: impl FnOnce(&mut *mut raw::crypt_device) -> Answer<c_int>,
+    ) -> Answer<Self> {
+        let guard = enter();
+        let mut cd = ptr::null_mut();
+        init(&mut cd)?;
+        let log = log.map(|log| Box::new(Arc::clone(log)));
+        if let Some(log) = &log {
+            let user = ptr::from_ref(&**log).cast_mut().cast();
+            // SAFETY: the context is live; the box lives as long as it and `catch` only reads what is in it.
+            unsafe { raw::crypt_set_log_callback(cd, Some(catch), user) };
         }
-        Kdf::Argon2idFixed { passes, memory_kib, lanes } => {
-            (kdf.iterations, kdf.max_memory_kb, kdf.parallel_threads) = (passes, memory_kib, lanes);
-            kdf.flags = raw::CRYPT_PBKDF_NO_BENCHMARK;
-        }
-        Kdf::Pbkdf2 { time } => kdf.time_ms = millis(time),
-        Kdf::Pbkdf2Fixed { iterations } => {
-            kdf.iterations = iterations;
-            kdf.flags = raw::CRYPT_PBKDF_NO_BENCHMARK;
+        Ok(Self { cd, _log: log, guard: Some(guard) })
+    }
+
+    /// A context of a device that is not looked at yet; `crypt_init_data_device`.
+    pub(crate) fn init(place: Place<'_>, log: Option<&Log>) -> Answer<Self> {
+        let device = c_path(place.device)?;
+        let header = place.header.map(c_path).transpose()?;
+        Self::with(log, |cd| match &header {
+            // SAFETY: both pointers are live; on success the library stores a new context, which is owned here from then on.
+            None => answer(unsafe { raw::crypt_init(cd, device.as_ptr()) }),
+            Some(header) => {
+                // SAFETY: as above.
+                answer(unsafe { raw::crypt_init_data_device(cd, header.as_ptr(), device.as_ptr()) })
+            }
+        })
+    }
+
+    /// A context of a device with a LUKS header, which is read; `crypt_load`. A damaged copy of a LUKS2 header is repaired by that if the
+    /// other one is good and the device can be written.
+    pub(crate) fn load(place: Place<'_>, log: Option<&Log>) -> Answer<Self> {
+        let session = Self::init(place, log)?;
+        // SAFETY: the context is live; a null type means any LUKS version, null parameters are allowed for LUKS.
+        answer(unsafe { raw::crypt_load(session.cd, ptr::null(), ptr::null_mut()) })?;
+        Ok(session)
+    }
+
+    /// The context of an open mapping; `crypt_init_by_name_and_header`.
+    pub(crate) fn by_name(name: &str, header: Option<&Path>, log: Option<&Log>) -> Answer<Self> {
+        let name = c_text(name)?;
+        let header = header.map(c_path).transpose()?;
+        Self::with(log, |cd| {
+            // SAFETY: the pointers are to a live place and live texts; a null header means that of the mapping's own device.
+            answer(unsafe { raw::crypt_init_by_name_and_header(cd, name.as_ptr(), or_null(header.as_ref())) })
+        })
+    }
+
+    /// Runs something that only touches this context, without the lock.
+    fn unlocked<T>(&mut self, run: impl FnOnce(*mut raw::crypt_device) -> T) -> T {
+        self.guard = None;
+        let result = run(self.cd);
+        self.guard = Some(lock());
+        result
+    }
+
+    /// Calls something long with a progress callback, which lets other callers in between two of its steps.
+    fn long(
+        &mut self,
+        progress: Progress<'_>,
+        run: impl FnOnce(*mut raw::crypt_device, *mut c_void) -> c_int,
+    ) -> Answer<Ended> {
+        let mut watched = Watched { progress, guard: &mut self.guard, stopped: false };
+        let code = run(self.cd, ptr::from_mut(&mut watched).cast());
+        let stopped = watched.stopped;
+        match answer(code) {
+            // Whatever code the library makes of a progress that says stop: it stopped because of that, after cleaning up.
+            Ok(_) if !stopped => Ok(Ended::Finished),
+            Err(refused) if !stopped => Err(refused),
+            _ => Ok(Ended::Stopped),
         }
     }
-    // SAFETY: the context is live; kdf and the texts it points to live during the call, which copies them.
-    answer(unsafe { raw::crypt_set_pbkdf_type(context.0, &raw const kdf) })?;
-    let code = match spec.version {
-        Version::Luks1 => {
-            let mut params =
-                raw::crypt_params_luks1 { hash: hash.as_ptr(), data_alignment: 0, data_device: ptr::null() };
-            // SAFETY: every pointer is to a live, NUL-terminated text or a live structure; a null key makes the library create one.
-            unsafe {
-                raw::crypt_format(
-                    context.0,
-                    raw::CRYPT_LUKS1.as_ptr().cast(),
-                    cipher.as_ptr(),
-                    mode.as_ptr(),
-                    uuid,
-                    ptr::null(),
-                    key_bytes,
-                    (&raw mut params).cast(),
-                )
-            }
-        }
-        Version::Luks2 => {
-            let mut params = raw::crypt_params_luks2 {
-                pbkdf: &raw const kdf,
-                integrity: ptr::null(),
-                integrity_params: ptr::null(),
-                data_alignment: 0,
-                data_device: ptr::null(),
-                sector_size: spec.sector_size.unwrap_or(0),
-                label: if spec.label.is_empty() { ptr::null() } else { label.as_ptr() },
-                subsystem: ptr::null(),
-            };
-            // SAFETY: as above.
-            unsafe {
-                raw::crypt_format(
-                    context.0,
-                    raw::CRYPT_LUKS2.as_ptr().cast(),
-                    cipher.as_ptr(),
-                    mode.as_ptr(),
-                    uuid,
-                    ptr::null(),
-                    key_bytes,
-                    (&raw mut params).cast(),
-                )
-            }
-        }
-    };
-    answer(code)?;
-    // SAFETY: the context was just formatted and holds its volume key, which a null key refers to; passphrase is a live slice of that length.
-    answer(unsafe {
-        raw::crypt_keyslot_add_by_volume_key(
-            context.0,
-            raw::CRYPT_ANY_SLOT,
-            ptr::null(),
-            0,
-            passphrase.as_ptr().cast(),
-            passphrase.len(),
-        )
-    })
-    .map(drop)
+
+    /// The header's LUKS2 metadata; `crypt_dump_json`.
+    pub(crate) fn json(&mut self) -> Answer<String> {
+        let mut text = ptr::null();
+        // SAFETY: the context is live; the library stores a pointer to a text of its own, which is copied below before anything else is called.
+        answer(unsafe { raw::crypt_dump_json(self.cd, &raw mut text, 0) })?;
+        text_of(text).ok_or_else(invalid)
+    }
+
+    /// Whether the header read is LUKS2 (else LUKS1).
+    pub(crate) fn is_luks2(&self) -> bool {
+        // SAFETY: the context is live; the answer is null or a text of the library's.
+        text_of(unsafe { raw::crypt_get_type(self.cd) }).as_deref() == Some("LUKS2")
+    }
+
+    /// The UUID of what is loaded.
+    pub(crate) fn uuid(&self) -> Option<String> {
+        // SAFETY: as in `is_luks2`.
+        text_of(unsafe { raw::crypt_get_uuid(self.cd) })
+    }
+
+    /// The size of the volume key in bytes.
+    pub(crate) fn volume_key_size(&self) -> Answer<usize> {
+        // SAFETY: the context is live.
+        let size = unsafe { raw::crypt_get_volume_key_size(self.cd) };
+        usize::try_from(answer(size)?).map_err(|_| invalid())
+    }
 }
 
-/// Whether this process is root as far as device-mapper is concerned.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: geteuid takes nothing and always succeeds.
-    unsafe { libc::geteuid() == 0 }
+/// How a long call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Finished,
+    Stopped,
+}
+
+struct Watched<'a> {
+    progress: Progress<'a>,
+    guard: &'a mut Option<MutexGuard<'static, ()>>,
+    stopped: bool,
+}
+
+extern "C" fn step(size: u64, offset: u64, user: *mut c_void) -> c_int {
+    // SAFETY: `Session::long` passes a live Watched for the time of the call, and the library calls back on the same thread.
+    let Some(watched) = (unsafe { user.cast::<Watched<'_>>().as_mut() }) else { return 1 };
+    *watched.guard = None;
+    // A progress that panics must not unwind into C: it counts as a wish to stop.
+    let verdict = catch_unwind(AssertUnwindSafe(|| (watched.progress)(offset, size)));
+    *watched.guard = Some(lock());
+    watched.stopped = !matches!(verdict, Ok(ControlFlow::Continue(())));
+    c_int::from(watched.stopped)
 }

@@ -1,138 +1,248 @@
-//! Volumes on disks: making one, checking a passphrase, keeping a copy of the header.
+//! Volumes on disks: making one, its key slots and tokens, keeping and restoring the header, changing the key of the data.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+mod backup;
+mod explain;
+mod format;
+mod keyslot;
+mod reencrypt;
+mod restore;
+mod token;
+
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use host::{Secret, signature};
-use sha2::Digest;
+use host::{Host, Secret};
 
-use crate::apply::explain;
+pub use backup::{Backup, BackupSlot, SlotFate};
+pub(crate) use explain::explain;
+pub use reencrypt::{Health, Outcome, Progress, ReencryptState};
+
 use crate::error::{Error, Result};
 use crate::header::Header;
+use crate::key::{Key, VolumeKey};
 use crate::spec::{FormatSpec, Overwrite};
-use crate::sys;
+use crate::sys::{self, Answer, Place, Session};
 
-/// What was written by [`Header::backup`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An encrypted volume on a disk or in an image: what can be done to it without opening it. For opening it see [`Luks`](crate::Luks).
+///
+/// ```no_run
+/// use luks::{KeyslotSpec, Secret, Volume};
+/// let volume = Volume::at("/dev/sdb");
+/// let (old, new) = (Secret::read("/run/keys/old")?, Secret::read("/run/keys/new")?);
+/// let slot = volume.change_key(&old, &new, &KeyslotSpec::new())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Reading a LUKS2 header through libcryptsetup, which all calls but [`read`](Self::read) do, repairs a damaged copy from the good one.
+#[derive(Clone)]
+pub struct Volume {
+    device: PathBuf,
+    header: Option<PathBuf>,
+    log: Option<sys::Log>,
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Volume")
+            .field("device", &self.device)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How important something is that the library says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Backup {
-    /// The file.
-    pub path: PathBuf,
-    /// The volume's UUID.
-    pub uuid: crate::Uuid,
-    /// Its size in bytes: 16 MiB for LUKS2, 1 to 2 MiB for LUKS1.
-    pub size: u64,
-    /// The SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
-    /// The key slots whose passphrases open the data through this copy, **for ever**: changing a passphrase on the disk does not change it
-    /// here.
-    pub keyslots: usize,
+pub enum LogLevel {
+    /// What a person who waits would like to know.
+    Normal,
+    /// Why something failed; the call's error has it too.
+    Error,
+    /// More than most would like to know.
+    Verbose,
+    /// What a developer of the library would like to know.
+    Debug,
+}
+
+impl Volume {
+    /// The volume of a device or image.
+    #[must_use]
+    pub fn at(device: impl Into<PathBuf>) -> Self {
+        Self { device: device.into(), header: None, log: None }
+    }
+
+    /// Says that the header is not on the device but here; `cryptsetup --header`.
+    #[must_use]
+    pub fn with_header(mut self, header: impl Into<PathBuf>) -> Self {
+        self.header = Some(header.into());
+        self
+    }
+
+    /// Tells `log` what the library and this crate say of this volume. It is called on the thread that makes the call.
+    #[must_use]
+    pub fn with_log(mut self, log: impl Fn(LogLevel, &str) + Send + Sync + 'static) -> Self {
+        self.log = Some(Arc::new(move |level, text| {
+            let level = match level {
+                0 => LogLevel::Normal,
+                1 => LogLevel::Error,
+                2 => LogLevel::Verbose,
+                _ => LogLevel::Debug,
+            };
+            log(level, text);
+        }));
+        self
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// Where the header is: on the device, or apart.
+    #[must_use]
+    pub fn header_place(&self) -> &Path {
+        self.header.as_deref().unwrap_or(&self.device)
+    }
+
+    /// Reads the header, without the library.
+    ///
+    /// # Errors
+    /// [`Error::NotLuks`], [`Error::Damaged`], [`Error::Io`].
+    pub fn read(&self) -> Result<Header> {
+        Header::read(self.header_place())
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { device: &self.device, header: self.header.as_deref() }
+    }
+
+    /// Tells what was done: once in the log of the program, once to the volume's own.
+    fn say(&self, text: &str) {
+        log::debug!("luks: {}: {text}", self.device.display());
+        if let Some(log) = &self.log {
+            log(0, text);
+        }
+    }
+
+    fn init(&self, what: &str) -> Result<Session> {
+        self.explained(what, Session::init(self.place(), self.log.as_ref()))
+    }
+
+    fn load(&self, what: &str) -> Result<Session> {
+        self.explained(what, Session::load(self.place(), self.log.as_ref()))
+    }
+
+    fn explained<T>(&self, what: &str, answer: Answer<T>) -> Result<T> {
+        answer.map_err(|refused| {
+            explain(self.header_place(), format!("{what} {}", self.device.display()), refused)
+        })
+    }
+
+    /// The mapping under which the volume is open, if it is. By UUID, and so whatever the device is called.
+    pub(crate) fn open_as(&self) -> Result<Option<String>> {
+        let Ok(header) = self.read() else { return Ok(None) };
+        let mappings = crate::state::mappings(&Host::live())?;
+        Ok(mappings.into_iter().find(|m| m.uuid.as_ref() == Some(&header.uuid)).map(|m| m.name))
+    }
+
+    fn must_be_closed(&self, what: &'static str) -> Result<()> {
+        match self.open_as()? {
+            None => Ok(()),
+            Some(open_as) => Err(Error::Open { device: self.device.clone(), open_as, what }),
+        }
+    }
+
+    /// Checks that a key opens the volume, without opening it: `cryptsetup open --test-passphrase`. The key slot, unless it is the volume key.
+    /// Takes as long as the key derivation, during which other volumes can be worked with.
+    ///
+    /// # Errors
+    /// [`Error::WrongPassphrase`], [`Error::NoKeyslot`], [`Error::TokenUnhandled`], [`Error::NoKeyringKey`].
+    pub fn check(&self, key: impl Into<Key>) -> Result<Option<u32>> {
+        let mut session = self.load("check a key of")?;
+        self.key_in(&mut session, &key.into()).map(|(slot, _)| slot)
+    }
+
+    /// Derives the volume key: what `cryptsetup luksDump --dump-volume-key` shows. Who has it needs no passphrase.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn volume_key(&self, key: impl Into<Key>) -> Result<VolumeKey> {
+        let mut session = self.load("derive the key of")?;
+        self.key_in(&mut session, &key.into()).map(|(_, key)| VolumeKey::new(key))
+    }
+
+    /// The volume key, and the slot it came from.
+    fn key_in(&self, session: &mut Session, key: &Key) -> Result<(Option<u32>, Secret)> {
+        let what = "derive the key of";
+        let (slot, answer) = match key {
+            Key::Passphrase(secret) => (None, session.volume_key(sys::ANY, secret.expose())),
+            Key::Keyring(description) => {
+                let secret = keyring(description)?;
+                (None, session.volume_key(sys::ANY, secret.expose()))
+            }
+            Key::Slot(slot, secret) => (Some(*slot), session.volume_key(number(*slot), secret.expose())),
+            Key::Volume(key) => {
+                self.explained(what, session.verify_volume_key(key.secret().expose()))?;
+                return Ok((None, key.secret().share()));
+            }
+            Key::Token { number: token, pin } => {
+                self.handled(session, *token)?;
+                let pin = pin.as_ref().map(Secret::expose);
+                (None, session.volume_key_by_token(number(*token), pin))
+            }
+        };
+        match answer {
+            Ok((slot, key)) => Ok((u32::try_from(slot).ok(), key)),
+            Err(refused) => Err(match (slot, refused.errno()) {
+                (Some(slot), libc::ENOENT | libc::EINVAL) => {
+                    Error::NoKeyslot { device: self.device.clone(), slot }
+                }
+                _ => explain(self.header_place(), format!("{what} {}", self.device.display()), refused),
+            }),
+        }
+    }
+}
+
+/// A slot or token number in the library's type; what does not fit is out of its range anyway.
+pub(crate) fn number(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// The passphrase that a key of the kernel's keyring holds.
+pub(crate) fn keyring(description: &str) -> Result<Secret> {
+    sys::keyring_secret(description)
+        .map_err(|source| Error::NoKeyringKey { description: description.to_owned(), source })
 }
 
 impl Header {
-    /// Makes a volume: writes a new LUKS header with one passphrase. `cryptsetup luksFormat`.
+    /// Makes a volume whose header is on its device: short for [`Volume::format`].
     ///
     /// # Errors
-    /// [`Error::HoldsData`] if anything known is on the device, [`Error::Busy`] if somebody uses it, unless in the first case
-    /// [`Overwrite::Always`] is said. Data in the place of the header is lost then.
+    /// As there.
     pub fn format(
         device: impl AsRef<Path>,
         spec: &FormatSpec,
         passphrase: &Secret,
         overwrite: Overwrite,
     ) -> Result<Self> {
-        let device = device.as_ref();
-        let failed = |what: &str| {
-            let what = format!("{what} {}", device.display());
-            move |source: std::io::Error| match source.raw_os_error() {
-                Some(libc::EBUSY) => {
-                    let holders = "a mount, mapping, RAID or other holder (see lsblk)".to_owned();
-                    Error::Busy { object: what.clone(), holders }
-                }
-                _ => Error::Io { what: what.clone(), source },
-            }
-        };
-        // O_EXCL on a block device: refused if it is mounted or held.
-        let flags = if is_block(device) { libc::O_EXCL } else { 0 };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open(device)
-            .map_err(failed("open for formatting"))?;
-        if overwrite == Overwrite::Never
-            && let Some(what) = signature::find(&mut file).map_err(failed("read"))?
-        {
-            return Err(Error::HoldsData { device: device.to_path_buf(), what });
-        }
-        drop(file);
-        let what = format!("format {}", device.display());
-        sys::format(device, spec, passphrase.expose()).map_err(|r| explain(device, what, r))?;
-        Self::read(device)
+        Volume::at(device.as_ref()).format(spec, passphrase, overwrite)
     }
 
-    /// Checks a passphrase without opening the volume; `cryptsetup open --test-passphrase`. Takes as long as the key derivation.
+    /// Checks a passphrase: short for [`Volume::check`].
     ///
     /// # Errors
-    /// [`Error::WrongPassphrase`].
+    /// As there.
     pub fn check(device: impl AsRef<Path>, passphrase: &Secret) -> Result<()> {
-        let device = device.as_ref();
-        let what = format!("check a passphrase of {}", device.display());
-        sys::check(device, passphrase.expose()).map(drop).map_err(|r| explain(device, what, r))
+        Volume::at(device.as_ref()).check(passphrase).map(drop)
     }
 
-    /// Keeps a copy of the header in a new file of mode 0600, on stable storage and read back. `cryptsetup luksHeaderBackup`.
-    ///
-    /// Whoever has the copy and one of its passphrases can open the volume, whatever was changed on the disk since: keep it as you keep the
-    /// passphrase, and make a new one after each change.
+    /// Keeps a copy of the header: short for [`Volume::backup`], which has the warning.
     ///
     /// # Errors
-    /// [`Error::FileExists`]; [`Error::Damaged`] if what was read back is not what was written.
+    /// As there.
     pub fn backup(device: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup> {
-        let (device, to) = (device.as_ref(), to.as_ref());
-        if to.exists() {
-            return Err(Error::FileExists { path: to.to_path_buf() });
-        }
-        let name = to.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let temporary = to.with_file_name(format!(".{name}.{}", std::process::id()));
-        let failed = |source| Error::Io { what: format!("write {}", to.display()), source };
-        let result = (|| {
-            let what = format!("back up the header of {}", device.display());
-            sys::backup(device, &temporary).map_err(|r| explain(device, what, r))?;
-            let mut file = File::open(&temporary).map_err(failed)?;
-            file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(failed)?;
-            let copy = Self::read(&temporary)?;
-            let original = Self::read(device)?;
-            if copy.uuid != original.uuid || copy.keyslots != original.keyslots {
-                let reason = "the copy does not say what the disk says".to_owned();
-                return Err(Error::Damaged { device: to.to_path_buf(), reason });
-            }
-            // A link, not a rename: a file that has come up meanwhile is not overwritten.
-            std::fs::hard_link(&temporary, to).map_err(failed)?;
-            let dir = to.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(dir).and_then(|d| d.sync_all()).map_err(failed)?;
-            let sum = sha2::Sha256::digest(&bytes);
-            Ok(Backup {
-                path: to.to_path_buf(),
-                uuid: copy.uuid,
-                size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-                sha256: sum.iter().map(|b| format!("{b:02x}")).collect(),
-                keyslots: copy.keyslots.len(),
-            })
-        })();
-        if let Err(error) = std::fs::remove_file(&temporary) {
-            log::debug!("luks: {}: {error}", temporary.display());
-        }
-        result
+        Volume::at(device.as_ref()).backup(to)
     }
-}
-
-fn is_block(device: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::metadata(device).is_ok_and(|m| m.file_type().is_block_device())
 }
