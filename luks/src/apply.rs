@@ -33,13 +33,13 @@ pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, passphrase: &
 
 #[cfg(feature = "libcryptsetup")]
 mod live {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use host::{Host, Secret};
 
     use super::Backend;
     use crate::error::{Error, Result};
-    use crate::header::{Header, Parsed};
+    use crate::header::{self, Parsed};
     use crate::spec::Discards;
     use crate::state::{MappingState, VolumeState, parse_dm_uuid};
     use crate::sys;
@@ -81,22 +81,14 @@ mod live {
 
         /// Reads the first bytes of every block device that is no mapping itself.
         fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>> {
-            let mut found = Vec::new();
-            for entry in host.tree().list_opt("/sys/class/block").map_err(Error::Tree)? {
-                let device = PathBuf::from("/dev").join(entry.name.replace('!', "/"));
-                let Ok(mut file) = std::fs::File::open(&device) else {
-                    // No medium, no right, or no node: it is no candidate, and the error of the one that is wanted will say so.
-                    log::debug!("luks: {} cannot be opened", device.display());
-                    continue;
-                };
-                match Header::parse(&mut file) {
-                    Ok(Parsed::Header(header)) => found.push(VolumeState::new(device, header)),
-                    Ok(Parsed::NotLuks) => {}
-                    Ok(Parsed::Damaged(reason)) => log::debug!("luks: {}: {reason}", device.display()),
-                    Err(error) => log::debug!("luks: {}: {error}", device.display()),
+            let mut volumes = Vec::new();
+            for found in header::scan(host)? {
+                match found.parsed {
+                    Parsed::Header(header) => volumes.push(VolumeState::new(found.device, header)),
+                    other => log::debug!("luks: {}: {other:?}", found.device.display()),
                 }
             }
-            Ok(found)
+            Ok(volumes)
         }
 
         fn open(&self, device: &Path, name: &str, passphrase: &Secret, discards: Discards) -> Result<()> {

@@ -75,22 +75,11 @@ impl Backend for FakeCrypt {
     }
 
     fn volumes(&self, _: &Host) -> Result<Vec<VolumeState>> {
-        let header = |uuid: &Uuid| Header {
-            version: Version::Luks2,
-            uuid: uuid.clone(),
-            label: String::new(),
-            cipher: "aes-xts-plain64".to_owned(),
-            sector_size: 512,
-            data_offset: 16 << 20,
-            keyslots: Vec::new(),
-            sequence: 1,
-            needs_repair: false,
-        };
         let inner = self.lock();
         Ok(inner
             .volumes
             .iter()
-            .map(|(device, (uuid, _))| VolumeState::new(device.into(), header(uuid)))
+            .map(|(device, (uuid, _))| VolumeState::new(device.into(), Header::empty(uuid.clone())))
             .collect())
     }
 

@@ -24,7 +24,7 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
-mod header;
+pub mod header;
 mod name;
 mod plan;
 mod spec;
@@ -34,6 +34,7 @@ mod state;
 mod sys;
 #[cfg(feature = "libcryptsetup")]
 mod volume;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
