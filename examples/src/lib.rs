@@ -4,4 +4,5 @@
 
 pub mod config;
 pub mod node;
+pub mod passphrase;
 pub mod status;

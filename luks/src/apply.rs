@@ -6,6 +6,7 @@ use std::path::Path;
 use host::Host;
 
 use crate::error::Result;
+use crate::header::{Found, Keyslot};
 use crate::plan::Step;
 use crate::spec::Discards;
 use crate::state::{MappingState, VolumeState};
@@ -19,6 +20,16 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>>;
     fn open(&self, device: &Path, name: &str, passphrase: &host::Secret, discards: Discards) -> Result<()>;
     fn close(&self, host: &Host, name: &str) -> Result<()>;
+    /// All disks with a header, damaged ones too.
+    fn scan(&self, host: &Host) -> Result<Vec<Found>>;
+    /// One disk or image; `None` if this backend does not know of it.
+    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>>;
+    /// Whether a passphrase opens the volume.
+    fn check(&self, device: &Path, passphrase: &host::Secret) -> Result<()>;
+    /// The volume key in a key slot. May be called by several threads at once.
+    fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &host::Secret) -> Result<host::Secret>;
+    /// As `open`, with the volume key.
+    fn open_with_key(&self, device: &Path, name: &str, key: &host::Secret, discards: Discards) -> Result<()>;
 }
 
 /// Carries out one step. A close finds "gone already" in order.
@@ -39,7 +50,7 @@ mod live {
 
     use super::Backend;
     use crate::error::{Error, Result};
-    use crate::header::{self, Parsed};
+    use crate::header::{self, Found, Header, Keyslot, Parsed};
     use crate::spec::Discards;
     use crate::state::{MappingState, VolumeState, parse_dm_uuid};
     use crate::sys;
@@ -66,12 +77,21 @@ mod live {
                     let list = tree.list_opt(format!("{base}/{dir}")).map_err(Error::Tree)?;
                     Ok(list.into_iter().map(|e| e.name).collect())
                 };
+                // The link stays when the disk has gone, and leads nowhere.
+                let slave = names("slaves")?.into_iter().next();
+                let device = match slave {
+                    Some(slave) => tree
+                        .read_opt(format!("{base}/slaves/{slave}/dev"))
+                        .map_err(Error::Tree)?
+                        .map(|_| slave),
+                    None => None,
+                };
                 found.push(MappingState {
                     name: tree.read(format!("{base}/dm/name")).map_err(Error::Tree)?.trim().to_owned(),
                     node: entry.name.clone(),
                     uuid,
                     version,
-                    device: names("slaves")?.into_iter().next(),
+                    device,
                     holders: names("holders")?,
                     suspended: tree.read(format!("{base}/dm/suspended")).map_err(Error::Tree)?.trim() == "1",
                 });
@@ -95,6 +115,33 @@ mod live {
             let what = || format!("open {} as {name}", device.display());
             need_root(what)?;
             sys::activate(device, name, passphrase.expose(), discards).map_err(|r| explain(device, what(), r))
+        }
+
+        fn scan(&self, host: &Host) -> Result<Vec<Found>> {
+            header::scan(host)
+        }
+
+        fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
+            Found::look(host, device).map(Some)
+        }
+
+        fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
+            Header::check(device, passphrase)
+        }
+
+        fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &Secret) -> Result<Secret> {
+            let what = || format!("derive the key of {} from key slot {}", device.display(), slot.number);
+            // These two the library does itself; for others it may map a device under a name that is the same for the whole process.
+            let is_own = ["aes-xts-", "aes-cbc-"].iter().any(|known| slot.cipher.starts_with(known));
+            let how = if is_own { sys::Derivation::Parallel } else { sys::Derivation::Alone };
+            sys::volume_key(device, slot.number, passphrase.expose(), how)
+                .map_err(|r| explain(device, what(), r))
+        }
+
+        fn open_with_key(&self, device: &Path, name: &str, key: &Secret, discards: Discards) -> Result<()> {
+            let what = || format!("open {} as {name}", device.display());
+            need_root(what)?;
+            sys::activate_with_key(device, name, key, discards).map_err(|r| explain(device, what(), r))
         }
 
         fn close(&self, host: &Host, name: &str) -> Result<()> {

@@ -8,7 +8,7 @@ use host::{Host, Secret};
 
 use crate::apply::Backend;
 use crate::error::{Error, Result};
-use crate::header::{Header, Version};
+use crate::header::{Found, Header, Keyslot, Version};
 use crate::spec::Discards;
 use crate::state::{MappingState, VolumeState};
 use crate::{Luks, Uuid};
@@ -79,7 +79,7 @@ impl Backend for FakeCrypt {
         Ok(inner
             .volumes
             .iter()
-            .map(|(device, (uuid, _))| VolumeState::new(device.into(), Header::empty(uuid.clone())))
+            .map(|(device, (uuid, _))| VolumeState::new(device.into(), Header::fake(uuid.clone())))
             .collect())
     }
 
@@ -97,6 +97,32 @@ impl Backend for FakeCrypt {
         drop(inner);
         self.put_mapping(name, Some(uuid), Some(shown.trim_start_matches("/dev/")), &[]);
         Ok(())
+    }
+
+    fn scan(&self, host: &Host) -> Result<Vec<Found>> {
+        let volumes = self.volumes(host)?;
+        Ok(volumes.into_iter().map(|volume| Found::free(volume.device, volume.header)).collect())
+    }
+
+    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
+        Ok(self.scan(host)?.into_iter().find(|found| found.device == device))
+    }
+
+    fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
+        match self.lock().volumes.get(&device.display().to_string()) {
+            None => Err(Error::NotLuks { device: device.to_path_buf() }),
+            Some((_, right)) if right == passphrase => Ok(()),
+            Some(_) => Err(Error::WrongPassphrase { device: device.to_path_buf() }),
+        }
+    }
+
+    fn derive(&self, device: &Path, _: &Keyslot, passphrase: &Secret) -> Result<Secret> {
+        // The volume key of a fake is its passphrase.
+        self.check(device, passphrase).map(|()| passphrase.share())
+    }
+
+    fn open_with_key(&self, device: &Path, name: &str, key: &Secret, discards: Discards) -> Result<()> {
+        self.open(device, name, key, discards)
     }
 
     fn close(&self, _: &Host, name: &str) -> Result<()> {

@@ -266,9 +266,9 @@ impl Header {
         })
     }
 
-    /// One without key slots, for fakes.
+    /// One with a cheap key slot, for fakes.
     #[cfg(feature = "fake")]
-    pub(crate) fn empty(uuid: Uuid) -> Self {
+    pub(crate) fn fake(uuid: Uuid) -> Self {
         let segment = Segment {
             number: 0,
             kind: "crypt".to_owned(),
@@ -279,8 +279,21 @@ impl Header {
             integrity: None,
             flags: Vec::new(),
         };
+        let keyslot = Keyslot {
+            number: 0,
+            kdf: "pbkdf2".to_owned(),
+            cost: 1000,
+            memory_kib: 0,
+            lanes: 1,
+            priority: Priority::Normal,
+            key_bytes: 64,
+            cipher: "aes-xts-plain64".to_owned(),
+            area_offset: 0x8000,
+            area_size: 258_048,
+            unbound: false,
+        };
         let metadata = metadata::Metadata {
-            keyslots: Vec::new(),
+            keyslots: vec![keyslot],
             tokens: Vec::new(),
             segments: vec![segment],
             digests: Vec::new(),
@@ -416,10 +429,37 @@ impl Identity {
 pub struct Found {
     /// Its node: `/dev/vdb`.
     pub device: PathBuf,
-    /// Its header: never [`Parsed::NotLuks`].
+    /// Its header; in a list never [`Parsed::NotLuks`].
     pub parsed: Parsed,
     /// Who is on top of it, by kernel name. One that a multipath map holds shows the same header as the map, and is not to be opened.
     pub holders: Vec<String>,
+}
+
+impl Found {
+    /// Looks at one device or image; a link of udev's is followed. Here [`Parsed::NotLuks`] is an answer.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read.
+    pub fn look(host: &Host, device: &Path) -> Result<Self> {
+        let failed = |source| Error::Io { what: format!("read {}", device.display()), source };
+        let parsed = File::open(device).and_then(|mut file| Header::parse(&mut file)).map_err(failed)?;
+        // A link of udev's leads to the node, whose name sysfs has.
+        let node = device.canonicalize().map_err(failed)?;
+        let node = node.strip_prefix("/dev").ok().map(|name| name.to_string_lossy().replace('/', "!"));
+        let holders = node.map(|name| holders(host, &name)).transpose()?.unwrap_or_default();
+        Ok(Self { device: device.to_path_buf(), parsed, holders })
+    }
+
+    /// One with a good header that nobody holds.
+    #[must_use]
+    pub fn free(device: PathBuf, header: Header) -> Self {
+        Self { device, parsed: Parsed::Header(header), holders: Vec::new() }
+    }
+}
+
+fn holders(host: &Host, name: &str) -> Result<Vec<String>> {
+    let holders = host.tree().list_opt(format!("/sys/class/block/{name}/holders")).map_err(Error::Tree)?;
+    Ok(holders.into_iter().map(|entry| entry.name).collect())
 }
 
 /// Looks for LUKS headers on every block device of a machine (`/sys/class/block`), without libcryptsetup and without a cache;
@@ -435,9 +475,7 @@ pub fn scan(host: &Host) -> Result<Vec<Found>> {
         match File::open(&device).and_then(|mut file| Header::parse(&mut file)) {
             Ok(Parsed::NotLuks) => {}
             Ok(parsed) => {
-                let holders = tree.list_opt(format!("/sys/class/block/{}/holders", entry.name));
-                let holders = holders.map_err(Error::Tree)?.into_iter().map(|e| e.name).collect();
-                found.push(Found { device, parsed, holders });
+                found.push(Found { device, parsed, holders: holders(host, &entry.name)? });
             }
             Err(error) => log::debug!("luks: {}: {error}", device.display()),
         }

@@ -21,6 +21,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+#[cfg(feature = "libcryptsetup")]
+pub mod bench;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -32,6 +34,7 @@ mod state;
 #[cfg(feature = "libcryptsetup")]
 #[allow(unsafe_code)]
 mod sys;
+pub mod unlock;
 #[cfg(feature = "libcryptsetup")]
 mod volume;
 mod wire;
@@ -132,7 +135,7 @@ impl Luks {
             Source::Uuid(uuid) => mappings
                 .iter()
                 .any(|m| m.name == spec.name.as_str() && m.uuid.as_ref() == Some(uuid) && m.device.is_some()),
-            Source::Path(_) => false,
+            Source::Path(_) | Source::Label(_) => false,
         };
         let volumes = if specs.iter().all(open) { Vec::new() } else { self.volumes()? };
         diff(&mappings, &volumes, specs)
@@ -150,7 +153,11 @@ impl Luks {
     }
 
     fn load_module(&self, plan: &Plan<Step>) -> Result<()> {
-        if plan.is_empty() || self.host.run_dir().is_none() {
+        if plan.is_empty() { Ok(()) } else { self.load_dm_crypt() }
+    }
+
+    fn load_dm_crypt(&self) -> Result<()> {
+        if self.host.run_dir().is_none() {
             return Ok(());
         }
         let deadline = Deadline::after(self.timeout);

@@ -1,6 +1,10 @@
 //! libcryptsetup, as far as this slice needs it: one call a function, each with the reason it is sound.
 //!
-//! The library is not thread-safe (global state in libdevmapper.c, random.c and the crypto backend), so every call here holds [`LOCK`].
+//! The library is not thread-safe (global state in libdevmapper.c, random.c and the crypto backend), so every call here holds [`LOCK`], but for the key derivation in
+//! `unlock`, which touches its own context only.
+
+mod bench;
+mod unlock;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -14,6 +18,9 @@ use libcryptsetup_rs_sys as raw;
 
 use crate::header::Version;
 use crate::spec::{Discards, FormatSpec, Kdf};
+
+pub(crate) use bench::{activate_plain, benchmark_cipher, benchmark_kdf};
+pub(crate) use unlock::{Derivation, activate_with_key, volume_key};
 
 static LOCK: Mutex<()> = Mutex::new(());
 
@@ -39,6 +46,11 @@ fn refused(code: c_int) -> Refused {
 
 fn answer(code: c_int) -> Answer<c_int> {
     if code < 0 { Err(refused(code)) } else { Ok(code) }
+}
+
+/// Takes the lock again in the middle of a call that gave it up.
+fn relock() -> MutexGuard<'static, ()> {
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Enters the library: one caller at a time, its words caught instead of printed.
