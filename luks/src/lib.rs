@@ -11,12 +11,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The header reader ([`Header::read`]) is pure Rust and needs nothing. The rest goes through libcryptsetup (feature `libcryptsetup`, on by
+//! [`unlock`] opens many volumes with few passphrases, their keys derived in parallel within a budget; `bench` measures.
+//!
+//! The header reader ([`header`], [`Header::read`]) is pure Rust and needs nothing. The rest goes through libcryptsetup (feature `libcryptsetup`, on by
 //! default). This crate is its own safe layer on `libcryptsetup-rs-sys`, raw bindings generated from the installed header; it uses neither
 //! `cryptsetup-rs` nor `libcryptsetup-rs`, for reasons that the README gives.
 //!
-//! Opening and closing need root; listing needs only sysfs. Not yet: key slot changes, tokens, reencryption, restore of a header, parallel
-//! unlocking.
+//! Opening and closing need root; listing needs only sysfs. Not yet: key slot changes, tokens, reencryption, restore of a header.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

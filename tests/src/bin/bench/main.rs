@@ -1,6 +1,7 @@
 //! `make bench`: what we do against what Debian's tools do, in the same virtual machine and the same run, medians of at least five each.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
+mod luks;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -47,7 +48,10 @@ pub(crate) struct Goal {
     pub(crate) ratio: f64,
 }
 
-const GROUPS: &[Group] = &[Group { name: "node", rows: &node::GOALS, run: node::run }];
+const GROUPS: &[Group] = &[
+    Group { name: "luks", rows: &luks::GOALS, run: luks::run },
+    Group { name: "node", rows: &node::GOALS, run: node::run },
+];
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
