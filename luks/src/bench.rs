@@ -304,18 +304,32 @@ fn measure(node: &Path, load: &Load) -> std::io::Result<Throughput> {
     Ok(Throughput { write: run(true)?, read: run(false)? })
 }
 
-/// Which queues to use for a cipher and sector size, by what was measured on this machine.
+/// Which queues to use for a cipher and sector size, by what was measured on this machine in several rounds; `None` with fewer than three.
 ///
-/// The default stays unless another is better by more than `margin` (0.05: five of a hundred) in both directions taken together: what is
-/// measured varies, and the default is what others have tested.
+/// The default stays unless another is better in each of its rounds than the default in its best one, and by more than `margin` (0.05: five of
+/// a hundred) in the median, both directions taken together: what is measured varies, and the default is what others have tested.
 #[must_use]
-pub fn recommend(measured: &[(Queues, Throughput)], margin: f64) -> Option<Queues> {
-    let of = |queues: Queues| measured.iter().find(|(q, _)| *q == queues).map(|(_, t)| t.both());
-    let (best, speed) = measured.iter().map(|(q, t)| (*q, t.both())).max_by(|a, b| a.1.total_cmp(&b.1))?;
-    match of(Queues::All) {
-        Some(default) if speed <= default * (1.0 + margin) => Some(Queues::All),
-        _ => Some(best),
+pub fn recommend(measured: &[(Queues, Vec<Throughput>)], margin: f64) -> Option<Queues> {
+    if measured.is_empty() || measured.iter().any(|(_, rounds)| rounds.len() < 3) {
+        return None;
     }
+    let sorted = |rounds: &[Throughput]| -> Vec<f64> {
+        let mut speeds: Vec<f64> = rounds.iter().map(|round| round.both()).collect();
+        speeds.sort_by(f64::total_cmp);
+        speeds
+    };
+    let middle = |speeds: &[f64]| speeds.get(speeds.len() / 2).copied().unwrap_or_default();
+    let default =
+        measured.iter().find(|(queues, _)| *queues == Queues::All).map(|(_, rounds)| sorted(rounds))?;
+    let is_better = |speeds: &[f64]| {
+        speeds.first() > default.last() && middle(speeds) > middle(&default) * (1.0 + margin)
+    };
+    measured
+        .iter()
+        .map(|(queues, rounds)| (*queues, sorted(rounds)))
+        .filter(|(_, speeds)| is_better(speeds))
+        .max_by(|a, b| middle(&a.1).total_cmp(&middle(&b.1)))
+        .map_or(Some(Queues::All), |(best, _)| Some(best))
 }
 
 /// How large a scratch device should be for a load: enough for some seconds of a fast disk, and a block for each thread.
@@ -331,18 +345,19 @@ mod tests {
 
     #[test]
     fn the_default_stays_unless_another_is_clearly_better() {
-        let t = Throughput::new;
-        let close = [(Queues::All, t(100.0, 100.0)), (Queues::None, t(104.0, 104.0))];
-        assert_eq!(recommend(&close, 0.05), Some(Queues::All));
-        let clear = [
-            (Queues::All, t(100.0, 100.0)),
-            (Queues::None, t(150.0, 90.0)),
-            (Queues::SameCpu, t(90.0, 90.0)),
-        ];
-        assert_eq!(recommend(&clear, 0.05), Some(Queues::None));
+        let all = |speeds: [f64; 3]| speeds.map(|speed| Throughput::new(speed, speed)).to_vec();
+        let of = |other: [f64; 3]| [(Queues::All, all([98.0, 102.0, 100.0])), (Queues::None, all(other))];
+        assert_eq!(recommend(&of([104.0, 103.0, 104.0]), 0.05), Some(Queues::All), "less than the margin");
+        assert_eq!(recommend(&of([150.0, 101.0, 150.0]), 0.05), Some(Queues::All), "not in each round");
+        assert_eq!(recommend(&of([150.0, 110.0, 150.0]), 0.05), Some(Queues::None));
         // One direction that gains less than the other loses.
-        let worse = [(Queues::All, t(100.0, 100.0)), (Queues::None, t(150.0, 60.0))];
+        let worse = [(Queues::All, all([100.0; 3])), (Queues::None, vec![Throughput::new(150.0, 60.0); 3])];
         assert_eq!(recommend(&worse, 0.05), Some(Queues::All));
+        assert_eq!(
+            recommend(&[(Queues::All, all([1.0; 3])[..2].to_vec())], 0.05),
+            None,
+            "two rounds say nothing"
+        );
         assert_eq!(recommend(&[], 0.05), None);
     }
 

@@ -53,10 +53,11 @@ struct Cli {
 /// The sectors that are measured: what every disk has, and what is eight times less work.
 const SECTORS: [u32; 2] = [512, 4096];
 
-/// One combination and its median.
-#[derive(Debug, Clone, Copy)]
+/// One combination, its rounds and their median.
+#[derive(Debug, Clone)]
 struct Measured {
     way: Way,
+    rounds: Vec<Throughput>,
     throughput: Throughput,
 }
 
@@ -130,31 +131,38 @@ fn ciphers() -> Result<()> {
 }
 
 /// Measures each combination so many times. Round by round, so that what else the machine does meets them all.
-fn measure(scratch: &Scratch, load: &Load, rounds: u32, overwrite: Overwrite) -> Result<Vec<Measured>> {
+fn measure(scratch: &Scratch, load: &Load, rounds: u32, mut overwrite: Overwrite) -> Result<Vec<Measured>> {
     let ways: Vec<Way> = Cipher::ALL
         .iter()
         .flat_map(|cipher| SECTORS.map(|sector| (*cipher, sector)))
         .flat_map(|(cipher, sector)| Queues::EACH.map(|queues| Way::new(cipher, sector, queues)))
         .collect();
-    let mut seen: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); ways.len()];
+    let mut seen: Vec<Vec<Throughput>> = vec![Vec::new(); ways.len()];
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}, {} combinations", ways.len());
-        for (way, (writes, reads)) in ways.iter().zip(&mut seen) {
-            // A plain mapping writes over whatever was there: from the second on the device holds noise that may look like something.
-            let overwrite = if writes.is_empty() && reads.is_empty() { overwrite } else { Overwrite::Always };
-            let throughput = bench::device(scratch.path(), way, load, overwrite)?;
-            writes.push(throughput.write);
-            reads.push(throughput.read);
+        for (way, seen) in ways.iter().zip(&mut seen) {
+            let throughput = match bench::device(scratch.path(), way, load, overwrite) {
+                Err(luks::Error::HoldsData { device, what }) => {
+                    bail!(
+                        "{} holds {what}, which would be lost; say --overwrite if that is meant",
+                        device.display()
+                    )
+                }
+                other => other?,
+            };
+            seen.push(throughput);
+            // What is there now is noise, which may look like something.
+            overwrite = Overwrite::Always;
         }
     }
-    let measured = ways.into_iter().zip(seen).map(|(way, (mut writes, mut reads))| Measured {
-        way,
-        throughput: Throughput::new(median(&mut writes), median(&mut reads)),
+    let measured = ways.into_iter().zip(seen).map(|(way, rounds)| {
+        let of = |direction: fn(&Throughput) -> f64| median(rounds.iter().map(direction).collect());
+        Measured { way, throughput: Throughput::new(of(|t| t.write), of(|t| t.read)), rounds }
     });
     Ok(measured.collect())
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
@@ -162,7 +170,7 @@ fn median(values: &mut [f64]) -> f64 {
 fn table(measured: &[Measured], load: &Load) {
     println!("dm-crypt, {} threads, requests of {}:", load.threads, Bytes(load.block as u64));
     println!("  {:<32} {:>6}  {:<52} {:>8} {:>8}  MiB/s", "cipher", "sector", "options", "write", "read");
-    for Measured { way, throughput } in measured {
+    for Measured { way, throughput, .. } in measured {
         let options = if way.queues == Queues::All { "(default)" } else { way.queues.options() };
         println!(
             "  {:<32} {:>6}  {options:<52} {:>8.0} {:>8.0}",
@@ -179,15 +187,16 @@ fn advise(measured: &[Measured]) {
     println!("on this machine:");
     for cipher in Cipher::ALL {
         for sector in SECTORS {
-            let of: Vec<(Queues, Throughput)> = measured
-                .iter()
-                .filter(|m| m.way.cipher == cipher && m.way.sector_size == sector)
-                .map(|m| (m.way.queues, m.throughput))
-                .collect();
-            let speed = |queues| of.iter().find(|(q, _)| *q == queues).map(|(_, t)| t.both());
-            let Some(best) = bench::recommend(&of, 0.05) else { continue };
+            let of: Vec<&Measured> =
+                measured.iter().filter(|m| m.way.cipher == cipher && m.way.sector_size == sector).collect();
+            let rounds: Vec<_> = of.iter().map(|m| (m.way.queues, m.rounds.clone())).collect();
+            let speed = |queues| of.iter().find(|m| m.way.queues == queues).map(|m| m.throughput.both());
+            let Some(best) = bench::recommend(&rounds, 0.05) else {
+                println!("  too few rounds to recommend anything: at least 3");
+                return;
+            };
             let advice = match (best, speed(best), speed(Queues::All)) {
-                (Queues::All, ..) => "leave the default; nothing is better by 5 %".to_owned(),
+                (Queues::All, ..) => "leave the default; nothing is better by 5 % in all rounds".to_owned(),
                 (best, Some(a), Some(b)) => format!("{} ({:+.0} %)", best.options(), (a / b - 1.0) * 100.0),
                 (best, ..) => best.options().to_owned(),
             };

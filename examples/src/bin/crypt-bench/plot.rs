@@ -69,6 +69,7 @@ mod tests {
         let one = |queues| Measured {
             way: Way::new(Cipher::ALL[0], 4096, queues),
             throughput: Throughput::new(900.0, 1100.0),
+            rounds: vec![Throughput::new(900.0, 1100.0)],
         };
         let path = std::env::temp_dir().join(format!("crypt-bench-{}.svg", std::process::id()));
         draw(&path, "a disk", &[one(Queues::All), one(Queues::None)]).expect("is drawn");
