@@ -5,4 +5,5 @@
 pub mod config;
 pub mod helper;
 pub mod node;
+pub mod passphrase;
 pub mod status;

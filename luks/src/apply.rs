@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use host::{Host, Sectors, Signature};
+use host::{Host, Secret, Sectors, Signature};
 
 use crate::error::Result;
-use crate::key::Key;
+use crate::header::{Found, Keyslot};
+use crate::key::{Key, VolumeKey};
 use crate::plan::Step;
 use crate::spec::{OpenFlags, PlainSpec};
 use crate::state::{ActiveState, MappingState, VolumeState};
@@ -51,6 +52,14 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     fn resume(&self, open: &MappingState, header: Option<&Path>, key: &Key) -> Result<()>;
     fn resize(&self, name: &str, size: Sectors, key: Option<&Key>) -> Result<()>;
     fn refresh(&self, name: &str, flags: OpenFlags, key: &Key) -> Result<()>;
+    /// All disks with a header, damaged ones too.
+    fn scan(&self, host: &Host) -> Result<Vec<Found>>;
+    /// One disk or image; `None` if this backend does not know of it.
+    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>>;
+    /// Whether a passphrase opens the volume.
+    fn check(&self, device: &Path, passphrase: &Secret) -> Result<()>;
+    /// The volume key in a key slot. May be called by several threads at once.
+    fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &Secret) -> Result<VolumeKey>;
 }
 
 /// Carries out one step. A close finds "gone already" in order.
@@ -68,12 +77,12 @@ pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, key: &Key) ->
 mod live {
     use std::path::{Path, PathBuf};
 
-    use host::{Host, Sectors, Signature};
+    use host::{Host, Secret, Sectors, Signature};
 
     use super::{Backend, Close, Opening};
     use crate::error::{Error, Result};
-    use crate::header::{Header, Parsed};
-    use crate::key::Key;
+    use crate::header::{self, Found, Header, Keyslot, Parsed};
+    use crate::key::{Key, VolumeKey};
     use crate::spec::{OpenFlags, PlainSpec};
     use crate::state::{self, ActiveState, MappingState, VolumeState};
     use crate::sys::{self, Place, Session};
@@ -91,22 +100,14 @@ mod live {
 
         /// Reads the first bytes of every block device that is no mapping itself.
         fn volumes(&self, host: &Host) -> Result<Vec<VolumeState>> {
-            let mut found = Vec::new();
-            for entry in host.tree().list_opt("/sys/class/block").map_err(Error::Tree)? {
-                let device = PathBuf::from("/dev").join(entry.name.replace('!', "/"));
-                let Ok(mut file) = std::fs::File::open(&device) else {
-                    // No medium, no right, or no node: it is no candidate, and the error of the one that is wanted will say so.
-                    log::debug!("luks: {} cannot be opened", device.display());
-                    continue;
-                };
-                match Header::parse(&mut file) {
-                    Ok(Parsed::Header(header)) => found.push(VolumeState::new(device, header)),
-                    Ok(Parsed::NotLuks) => {}
-                    Ok(Parsed::Damaged(reason)) => log::debug!("luks: {}: {reason}", device.display()),
-                    Err(error) => log::debug!("luks: {}: {error}", device.display()),
+            let mut volumes = Vec::new();
+            for found in header::scan(host)? {
+                match found.parsed {
+                    Parsed::Header(header) => volumes.push(VolumeState::new(found.device, header)),
+                    other => log::debug!("luks: {}: {other:?}", found.device.display()),
                 }
             }
-            Ok(found)
+            Ok(volumes)
         }
 
         fn signature(&self, device: &Path) -> Result<Option<Signature>> {
@@ -149,6 +150,26 @@ mod live {
                 }
                 _ => unlock(&mut session, device, Some(name), key, flags, &what),
             }
+        }
+
+        fn scan(&self, host: &Host) -> Result<Vec<Found>> {
+            header::scan(host)
+        }
+
+        fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
+            Found::look(host, device).map(Some)
+        }
+
+        fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
+            Header::check(device, passphrase)
+        }
+
+        fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &Secret) -> Result<VolumeKey> {
+            let what = || format!("derive the key of {} from key slot {}", device.display(), slot.number);
+            let refused = |refused| explain(device, what(), refused);
+            let mut session = Session::load(Place::on(device), None).map_err(refused)?;
+            let (_, key) = session.volume_key(number(slot.number), passphrase.expose()).map_err(refused)?;
+            Ok(VolumeKey::new(key))
         }
 
         fn close(&self, host: &Host, name: &str, how: Close) -> Result<()> {
@@ -215,7 +236,7 @@ mod live {
                 }
                 Key::Token { number: token, pin } => {
                     Volume::at(&device).handled(&mut session, *token)?;
-                    let pin = pin.as_ref().map(host::Secret::expose);
+                    let pin = pin.as_ref().map(Secret::expose);
                     session.resume_by_token(name, number(*token), pin).map(drop)
                 }
             }
@@ -270,7 +291,7 @@ mod live {
             }
             Key::Token { number: token, pin } => {
                 Volume::at(device).handled(session, *token)?;
-                let pin = pin.as_ref().map(host::Secret::expose);
+                let pin = pin.as_ref().map(Secret::expose);
                 session.by_token(name, number(*token), pin, bits).map(drop)
             }
         };

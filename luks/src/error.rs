@@ -111,6 +111,12 @@ pub enum Error {
         /// What is here.
         have: String,
     },
+    /// No block device of this machine has a LUKS2 header with this label.
+    #[error("no disk with LUKS label {label:?} is here")]
+    NoLabel {
+        /// The label.
+        label: String,
+    },
     /// The mapping's name is taken by something else.
     #[error("/dev/mapper/{name} is there and is not this volume ({what}); close it or choose another name")]
     NameTaken {

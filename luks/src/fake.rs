@@ -8,8 +8,8 @@ use host::{Host, Secret, Sectors, Signature};
 
 use crate::apply::{Backend, Close, Opening};
 use crate::error::{Error, Result};
-use crate::header::{Header, Version};
-use crate::key::Key;
+use crate::header::{Found, Header, Keyslot, Version};
+use crate::key::{Key, VolumeKey};
 use crate::spec::{OpenFlags, PlainSpec};
 use crate::state::{ActiveState, MappingState, VolumeState};
 use crate::{Luks, Uuid};
@@ -103,22 +103,11 @@ impl Backend for FakeCrypt {
     }
 
     fn volumes(&self, _: &Host) -> Result<Vec<VolumeState>> {
-        let header = |uuid: &Uuid| Header {
-            version: Version::Luks2,
-            uuid: uuid.clone(),
-            label: String::new(),
-            cipher: "aes-xts-plain64".to_owned(),
-            sector_size: 512,
-            data_offset: 16 << 20,
-            keyslots: Vec::new(),
-            sequence: 1,
-            needs_repair: false,
-        };
         let inner = self.lock();
         Ok(inner
             .volumes
             .iter()
-            .map(|(device, (uuid, _))| VolumeState::new(device.into(), header(uuid)))
+            .map(|(device, (uuid, _))| VolumeState::new(device.into(), Header::fake(uuid.clone())))
             .collect())
     }
 
@@ -148,6 +137,28 @@ impl Backend for FakeCrypt {
         self.lock().writes += 1;
         self.put(opening, None);
         Ok(())
+    }
+
+    fn scan(&self, host: &Host) -> Result<Vec<Found>> {
+        let volumes = self.volumes(host)?;
+        Ok(volumes.into_iter().map(|volume| Found::free(volume.device, volume.header)).collect())
+    }
+
+    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
+        Ok(self.scan(host)?.into_iter().find(|found| found.device == device))
+    }
+
+    fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
+        match self.lock().volumes.get(&device.display().to_string()) {
+            None => Err(Error::NotLuks { device: device.to_path_buf() }),
+            Some((_, right)) if right == passphrase => Ok(()),
+            Some(_) => Err(Error::WrongPassphrase { device: device.to_path_buf() }),
+        }
+    }
+
+    fn derive(&self, device: &Path, _: &Keyslot, passphrase: &Secret) -> Result<VolumeKey> {
+        // The volume key of a fake is its passphrase.
+        self.check(device, passphrase).map(|()| VolumeKey::new(passphrase.share()))
     }
 
     fn close(&self, _: &Host, name: &str, how: Close) -> Result<()> {

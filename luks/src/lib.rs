@@ -11,7 +11,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The header reader ([`Header::read`]) is pure Rust and needs nothing. The rest goes through libcryptsetup (feature `libcryptsetup`, on by
+//! [`unlock`] opens many volumes with few passphrases, their keys derived in parallel within a budget; `bench` measures.
+//!
+//! The header reader ([`header`], [`Header::read`]) is pure Rust and needs nothing. The rest goes through libcryptsetup (feature `libcryptsetup`, on by
 //! default). This crate is its own safe layer on `libcryptsetup-rs-sys`, raw bindings generated from the installed header; it uses neither
 //! `cryptsetup-rs` nor `libcryptsetup-rs`, for reasons that the README gives.
 //!
@@ -24,10 +26,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+#[cfg(feature = "libcryptsetup")]
+pub mod bench;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
-mod header;
+pub mod header;
 #[cfg(feature = "libcryptsetup")]
 mod holders;
 mod key;
@@ -38,8 +42,10 @@ mod state;
 #[cfg(feature = "libcryptsetup")]
 #[allow(unsafe_code)]
 mod sys;
+pub mod unlock;
 #[cfg(feature = "libcryptsetup")]
 mod volume;
+mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -142,7 +148,7 @@ impl Luks {
             Source::Uuid(uuid) => mappings
                 .iter()
                 .any(|m| m.name == spec.name.as_str() && m.uuid.as_ref() == Some(uuid) && m.device.is_some()),
-            Source::Path(_) => false,
+            Source::Path(_) | Source::Label(_) => false,
         };
         let mut volumes = if specs.iter().all(open) { Vec::new() } else { self.volumes()? };
         for spec in specs {

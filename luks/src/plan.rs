@@ -85,11 +85,13 @@ pub fn diff(mappings: &[MappingState], volumes: &[VolumeState], specs: &[Mapping
         let volume = volumes.iter().rev().find(|v| match &spec.source {
             Source::Uuid(uuid) => &v.header.uuid == uuid,
             Source::Path(path) => &v.device == path,
+            Source::Label(label) => &v.header.label == label,
         });
         let wanted = match (&spec.source, volume) {
             (_, Some(volume)) => &volume.header.uuid,
             (Source::Uuid(uuid), None) => uuid,
             (Source::Path(path), None) => return Err(Error::NotLuks { device: path.clone() }),
+            (Source::Label(label), None) => return Err(Error::NoLabel { label: label.clone() }),
         };
         let by_name = mappings.iter().find(|m| m.name == spec.name.as_str());
         if let Some(open) = by_name {

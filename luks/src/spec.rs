@@ -28,6 +28,8 @@ pub enum Source {
     Uuid(Uuid),
     /// This device or image.
     Path(PathBuf),
+    /// The disk whose LUKS2 header has this label.
+    Label(String),
 }
 
 impl fmt::Display for Source {
@@ -35,6 +37,7 @@ impl fmt::Display for Source {
         match self {
             Self::Uuid(uuid) => write!(f, "UUID={uuid}"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Label(label) => write!(f, "LABEL={label}"),
         }
     }
 }

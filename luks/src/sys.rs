@@ -6,6 +6,7 @@
 //! and the progress of a long call, between two of its steps.
 
 mod activate;
+mod bench;
 mod format;
 mod keyslot;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use libcryptsetup_rs_sys as raw;
 
 pub(crate) use activate::deactivate;
+pub(crate) use bench::{activate_plain, benchmark_cipher, benchmark_kdf};
 pub(crate) use keyslot::SlotStatus;
 pub(crate) use machine::{drop_cache, is_root, keyring_secret};
 pub(crate) use reencrypt::ReencryptRequest;

@@ -181,7 +181,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
             Err(Error::Damaged { device: path.to_path_buf(), reason })
         }
         crate::header::Parsed::Header(header) => Ok(header),
-        crate::header::Parsed::Damaged(reason) => Err(Error::Damaged { device: path.to_path_buf(), reason }),
+        crate::header::Parsed::Damaged(copies) => {
+            Err(Error::Damaged { device: path.to_path_buf(), reason: copies.to_string() })
+        }
         _ => Err(Error::NotLuks { device: path.to_path_buf() }),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod luks;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -54,6 +55,7 @@ pub(crate) struct Goal {
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
+    Group { name: "luks", rows: &luks::GOALS, run: luks::run },
 ];
 
 fn main() -> ExitCode {

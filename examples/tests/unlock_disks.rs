@@ -1,0 +1,222 @@
+//! `unlock-disks` as a program: its exit codes, where it takes a passphrase from, and that nobody else sees it. On images, without root's mappings.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // It is a test.
+
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use luks::{FormatSpec, Header, Kdf, Overwrite, Secret};
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+/// Nothing else on this machine has these bytes.
+const PASSPHRASE: &str = "written-on-the-inside-of-the-skull-7f3a";
+
+struct Images {
+    dir: tempfile::TempDir,
+}
+
+impl Images {
+    fn new(kdf: Kdf) -> Self {
+        let images = Self { dir: tempfile::tempdir().expect("a directory") };
+        for (name, passphrase) in [("one", PASSPHRASE), ("two", PASSPHRASE), ("three", "another")] {
+            let file = std::fs::File::create(images.path(name)).expect("a file");
+            file.set_len(20 << 20).expect("a size");
+            let spec = FormatSpec::luks2().with_kdf(kdf);
+            Header::format(images.path(name), &spec, &Secret::from(passphrase), Overwrite::Never)
+                .expect("made");
+        }
+        std::fs::write(images.path("key"), format!("{PASSPHRASE}\n")).expect("a file");
+        images
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn disk(&self, name: &str) -> String {
+        format!("{}={name}", self.path(name).display())
+    }
+
+    fn command(&self, disks: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unlock-disks"));
+        command.args(["--test-passphrase", "--ask-dir", "/nowhere"]);
+        command.args(disks.iter().map(|name| self.disk(name))).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, disks: &[&str], arguments: &[&str]) -> (i32, String) {
+        seen(&self.command(disks, arguments).output().expect("runs"))
+    }
+}
+
+fn seen(output: &Output) -> (i32, String) {
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    // Volumes are told of as they are opened, in whatever order that is.
+    let mut lines: Vec<&str> = text.iter().flat_map(|text| text.lines()).collect();
+    lines.sort_unstable();
+    (output.status.code().expect("ends by itself"), lines.iter().map(|line| format!("{line}\n")).collect())
+}
+
+fn cheap() -> Kdf {
+    Kdf::Argon2idFixed { passes: 4, memory_kib: 64, lanes: 1 }
+}
+
+#[test]
+fn exit_codes_are_those_of_cryptsetup() -> Done {
+    let images = Images::new(cheap());
+    let key = images.path("key");
+    let key = ["--key-file", key.to_str().expect("UTF-8")];
+    assert_eq!(
+        images.run(&["one", "two"], &key),
+        (0, "one: opened with key slot 0\ntwo: opened with key slot 0\n".to_owned())
+    );
+    assert_eq!(images.run(&["three"], &key).0, 2);
+    // With the final newline it is another passphrase.
+    assert_eq!(images.run(&["one"], &[&key[..], &["--raw"]].concat()).0, 2);
+    std::fs::write(images.path("none"), vec![0; 1 << 20])?;
+    assert_eq!(images.run(&["none"], &key).0, 4);
+    assert_eq!(images.run(&["missing"], &key).0, 4);
+    // Of several what asking again could mend.
+    assert_eq!(images.run(&["none", "three", "one"], &key).0, 2);
+    assert_eq!(images.run(&["one"], &["--memory", "1K", "--key-file", key[1]]).0, 3);
+    assert_eq!(images.run(&[], &key).0, 1, "no disk is a wrong parameter");
+    assert_eq!(images.run(&["one"], &["--no-such-option"]).0, 1);
+    assert_eq!(images.run(&["one"], &[]).0, 1, "nobody can be asked");
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_says_what_it_costs_and_needs_no_passphrase() {
+    let images = Images::new(cheap());
+    let (code, text) = images.run(&["one", "missing"], &["--dry-run"]);
+    assert_eq!(code, 4);
+    assert!(
+        text.contains("cryptsetup open") && text.contains("one  # key slots 0, 64 KiB of memory"),
+        "{text}"
+    );
+    assert!(text.contains("missing: no disk here has it"), "{text}");
+}
+
+#[test]
+fn crypttab_says_which_disks_and_which_key_files() -> Done {
+    let images = Images::new(cheap());
+    let raw = images.path("raw");
+    std::fs::write(&raw, PASSPHRASE)?;
+    let line = |name: &str, rest: &str| format!("{name} {} {rest}\n", images.path(name).display());
+    let text = line("one", &format!("{} luks", raw.display()))
+        + &line("three", "none luks,noauto")
+        + &line("two", "none luks,discard")
+        + "swap /dev/none /dev/urandom swap\n";
+    std::fs::write(images.path("crypttab"), &text)?;
+    let crypttab = format!("--crypttab={}", images.path("crypttab").display());
+    let key = images.path("key");
+    let arguments = [crypttab.as_str(), "--key-file", key.to_str().expect("UTF-8")];
+    let (code, said) = images.run(&[], &arguments);
+    assert_eq!((code, said.as_str()), (0, "one: opened with key slot 0\ntwo: opened with key slot 0\n"));
+    // A line that asks for what is not carried out is not opened some other way.
+    std::fs::write(images.path("crypttab"), line("one", "none luks,header=/boot/x") + &line("two", "none"))?;
+    let (code, said) = images.run(&[], &arguments);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("one: not opened, unlock-disks has no header=/boot/x") && said.contains("two: opened"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_credential_of_systemd_and_standard_input_are_taken() -> Done {
+    let images = Images::new(cheap());
+    std::fs::write(images.path("cred"), PASSPHRASE)?;
+    let mut command = images.command(&["one"], &["--credential", "cred"]);
+    assert_eq!(seen(&command.env("CREDENTIALS_DIRECTORY", images.dir.path()).output()?).0, 0);
+    assert_eq!(images.run(&["one"], &["--credential", "cred"]).0, 1);
+    let mut child = images.command(&["one"], &["--key-file", "-"]).stdin(Stdio::piped()).spawn()?;
+    child.stdin.take().expect("a pipe").write_all(PASSPHRASE.as_bytes())?;
+    assert_eq!(child.wait()?.code(), Some(0));
+    Ok(())
+}
+
+/// Answers a password request as an agent of systemd's does; the text of the request.
+fn answer(agents: &Path, with: &[u8]) -> std::io::Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        for entry in std::fs::read_dir(agents)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("ask.") {
+                let text = std::fs::read_to_string(entry.path())?;
+                let socket = text.lines().find_map(|line| line.strip_prefix("Socket=")).expect("a socket");
+                let mode = std::os::unix::fs::PermissionsExt::mode(
+                    &std::fs::metadata(Path::new(socket).parent().expect("a directory"))?.permissions(),
+                );
+                assert_eq!(mode & 0o777, 0o700, "only root may answer");
+                UnixDatagram::unbound()?.send_to(with, socket)?;
+                return Ok(text);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(std::io::ErrorKind::TimedOut.into())
+}
+
+#[test]
+fn agents_of_systemd_are_asked_until_it_is_right() -> Done {
+    let images = Images::new(cheap());
+    let agents = images.path("agents");
+    std::fs::create_dir(&agents)?;
+    let ask = ["--askpass", "--ask-dir", agents.to_str().expect("UTF-8")];
+    let start = |tries: &str| -> std::io::Result<Child> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unlock-disks"));
+        command.args(["--test-passphrase", "--tries", tries]).args(ask).arg(images.disk("one"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    let child = start("3")?;
+    let text = answer(&agents, b"+wrong")?;
+    for field in [
+        format!("PID={}", child.id()),
+        "Echo=0".to_owned(),
+        "Message=Passphrase of the encrypted disks".to_owned(),
+    ] {
+        assert!(text.contains(&field), "{text}");
+    }
+    // The first request is withdrawn before the second is made, under the same name.
+    std::thread::sleep(Duration::from_millis(500));
+    answer(&agents, format!("+{PASSPHRASE}\0another").as_bytes())?;
+    let (code, said) = seen(&child.wait_with_output()?);
+    assert_eq!((code, said.contains("one: opened with key slot 0")), (0, true), "{said}");
+    let child = start("1")?;
+    answer(&agents, b"-")?;
+    let (code, said) = seen(&child.wait_with_output()?);
+    assert_eq!((code, said.contains("was refused")), (1, true), "{said}");
+    assert_eq!(std::fs::read_dir(&agents)?.count(), 0, "requests are withdrawn");
+    Ok(())
+}
+
+#[test]
+fn nobody_sees_the_passphrase_in_arguments_environment_or_output() -> Done {
+    // About a second on a slow processor: time enough to look.
+    let images = Images::new(Kdf::Argon2idFixed { passes: 6, memory_kib: 128 * 1024, lanes: 1 });
+    let key = images.path("key");
+    let arguments = ["--verbose", "--key-file", key.to_str().expect("UTF-8")];
+    let mut command = images.command(&["one", "two", "three"], &arguments);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let has = |bytes: &[u8]| bytes.windows(PASSPHRASE.len()).any(|window| window == PASSPHRASE.as_bytes());
+    let mut looks = 0;
+    while child.try_wait()?.is_none() {
+        for file in ["cmdline", "environ", "comm", "status", "maps"] {
+            let bytes = std::fs::read(format!("/proc/{}/{file}", child.id())).unwrap_or_default();
+            assert!(!has(&bytes), "{file}");
+            looks += usize::from(!bytes.is_empty());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(looks > 20, "it was looked at {looks} times only");
+    let output = child.wait_with_output()?;
+    assert!(!has(&output.stdout) && !has(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+    // That the search finds what is there.
+    assert!(has(&std::fs::read(&key)?));
+    Ok(())
+}
