@@ -24,7 +24,7 @@ impl Images {
         for (name, passphrase) in [("one", PASSPHRASE), ("two", PASSPHRASE), ("three", "another")] {
             let file = std::fs::File::create(images.path(name)).expect("a file");
             file.set_len(20 << 20).expect("a size");
-            let spec = FormatSpec::luks2().with_kdf(kdf);
+            let spec = FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed);
             Header::format(images.path(name), &spec, &Secret::from(passphrase), Overwrite::Never)
                 .expect("made");
         }

@@ -9,8 +9,6 @@ mod activate;
 mod bench;
 mod format;
 mod keyslot;
-#[cfg(test)]
-mod layout;
 mod machine;
 mod reencrypt;
 mod token;

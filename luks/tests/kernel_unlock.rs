@@ -64,7 +64,9 @@ fn disk(serial: &str) -> Result<PathBuf, Failed> {
 }
 
 fn spec() -> FormatSpec {
-    FormatSpec::luks2().with_kdf(Kdf::Argon2idFixed { passes: 4, memory_kib: 64, lanes: 1 })
+    FormatSpec::luks2()
+        .with_kdf(Kdf::Argon2idFixed { passes: 4, memory_kib: 64, lanes: 1 })
+        .with_weak_kdf(luks::WeakKdf::Allowed)
 }
 
 fn rig() -> Result<suite::Rig, Failed> {

@@ -67,7 +67,13 @@ fn passphrase() -> Vec<u8> {
 fn image(dir: &Path, name: &str, key: &Secret) {
     common::image(&dir.join(name), 20 << 20, &[]).expect("a file");
     let kdf = Kdf::Argon2idFixed { passes: 4, memory_kib: 1024, lanes: 2 };
-    Header::format(dir.join(name), &FormatSpec::luks2().with_kdf(kdf), key, Overwrite::Never).expect("made");
+    Header::format(
+        dir.join(name),
+        &FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed),
+        key,
+        Overwrite::Never,
+    )
+    .expect("made");
 }
 
 /// The volume key, as cryptsetup tells it.

@@ -63,7 +63,13 @@ fn a_zombie_is_told_from_an_open_volume() -> Done {
 fn volume(dir: &std::path::Path, name: &str, kdf: Kdf, key: &Secret) -> Source {
     let path = dir.join(name);
     common::image(&path, 20 << 20, &[]).expect("a file");
-    Header::format(&path, &FormatSpec::luks2().with_kdf(kdf), key, Overwrite::Never).expect("made");
+    Header::format(
+        &path,
+        &FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed),
+        key,
+        Overwrite::Never,
+    )
+    .expect("made");
     Source::Path(path)
 }
 

@@ -70,7 +70,8 @@ pub enum Priority {
 
 #[cfg(feature = "libcryptsetup")]
 impl Priority {
-    pub(crate) fn number(self) -> i32 {
+    #[must_use]
+    pub fn number(self) -> i32 {
         match self {
             Self::Ignore => 0,
             Self::Normal => 1,
