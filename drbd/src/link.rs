@@ -23,7 +23,8 @@ type NlResult<T> = std::result::Result<T, host::nl::Error>;
 enum Job {
     Resolve(Sender<NlResult<Option<Family>>>),
     Ask(Message, Sender<NlResult<Reply>>),
-    Dump(Message, Sender<NlResult<Vec<Reply>>>),
+    /// One table after the other: a socket has one dump at a time.
+    Dump(Vec<Message>, Sender<NlResult<Vec<Vec<Reply>>>>),
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +102,15 @@ impl Link {
 
     /// Asks for a table.
     pub(crate) fn dump(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<Vec<Reply>> {
+        self.dumps(about, |family| vec![build(family)]).map(|tables| tables.into_iter().flatten().collect())
+    }
+
+    /// Asks for several tables: what the worker's thread and the caller's have to tell each other is told once.
+    pub(crate) fn dumps(
+        &self,
+        about: About<'_>,
+        build: impl Fn(&Family) -> Vec<Message>,
+    ) -> Result<Vec<Vec<Reply>>> {
         self.call(about, |family, back| Job::Dump(build(family), back))
     }
 
@@ -194,7 +204,10 @@ impl Job {
                 answer(&back, with(host, socket, |s| Family::resolve(s, FAMILY, deadline)))
             }
             Self::Ask(message, back) => answer(&back, with(host, socket, |s| s.ask(&message, deadline))),
-            Self::Dump(message, back) => answer(&back, dump(host, socket, &message, deadline)),
+            Self::Dump(messages, back) => {
+                let tables = messages.iter().map(|message| dump(host, socket, message, deadline));
+                answer(&back, tables.collect());
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use host::Deadline;
 use host::nl::Reply;
+use host::nl::genl::Family;
 
 use crate::link::About;
 use crate::state::{Tree, absorb, insert_progress, progress_of};
@@ -21,7 +22,24 @@ impl Drbd {
     /// The exchange with the kernel failed.
     #[doc(alias = "drbdsetup status")]
     pub fn list(&self) -> Result<Vec<ResourceState>> {
-        self.read(None, self.deadline()).map(|tree| tree.into_values().collect())
+        const TABLES: [Command; 4] = [
+            Command::GET_RESOURCES,
+            Command::GET_DEVICES,
+            Command::GET_CONNECTIONS,
+            Command::GET_PEER_DEVICES,
+        ];
+        let about = About { command: Command::GET_RESOURCES, object: "all", deadline: self.deadline() };
+        let build = |family: &Family| TABLES.map(|command| request(family, command, NO_MINOR, 0)).to_vec();
+        let mut tree = Tree::new();
+        for reply in self.link.dumps(about, build)?.iter().flatten() {
+            let packet = Packet::parse(reply)?;
+            if !packet.is_success() {
+                return Err(about.refused(packet.code, packet.texts()));
+            }
+            absorb(self.dialect, &mut tree, &packet, false);
+        }
+        self.add_progress(false, &mut tree, about.deadline)?;
+        Ok(tree.into_values().collect())
     }
 
     /// Reads one resource, `None` if there is none of this name. `drbdsetup status NAME`.
@@ -69,28 +87,24 @@ impl Drbd {
         name: &ResourceName,
         deadline: Deadline,
     ) -> Result<Option<ResourceState>> {
-        self.read(Some(name), deadline).map(|tree| tree.into_values().next())
-    }
-
-    fn read(&self, name: Option<&ResourceName>, deadline: Deadline) -> Result<Tree> {
         let mut tree = Tree::new();
         for reply in self.table(Command::GET_RESOURCES, None, deadline)? {
             let packet = Packet::parse(&reply)?;
             // The kernel does not filter this table.
-            if name.is_none_or(|name| packet.context.resource.as_deref() == Some(name.as_str())) {
+            if packet.context.resource.as_deref() == Some(name.as_str()) {
                 absorb(self.dialect, &mut tree, &packet, false);
             }
         }
         if tree.is_empty() {
-            return Ok(tree);
+            return Ok(None);
         }
         for command in [Command::GET_DEVICES, Command::GET_CONNECTIONS, Command::GET_PEER_DEVICES] {
-            for reply in self.table(command, name, deadline)? {
+            for reply in self.table(command, Some(name), deadline)? {
                 absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
             }
         }
-        self.add_progress(name.is_some(), &mut tree, deadline)?;
-        Ok(tree)
+        self.add_progress(true, &mut tree, deadline)?;
+        Ok(tree.into_values().next())
     }
 
     /// One of the four tables, of one resource or of all. Nothing if the resource is not known.

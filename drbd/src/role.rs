@@ -20,7 +20,7 @@ pub enum Promote {
     #[default]
     IfSafe,
     /// The same, and only while the peer is connected and known to be Secondary, this node's disks are UpToDate and no resync is going on:
-    /// a planned move, never a takeover.
+    /// a planned move, never a takeover. What is not so yet is waited for, two seconds at most.
     IfPeerAgrees,
     /// With whatever data this node has: an Outdated or Inconsistent disk is declared UpToDate. What the peer has and this node has not is
     /// lost, and the first of two new disks is chosen as the source this way. `drbdadm primary --force`.
@@ -46,7 +46,15 @@ impl Drbd {
         match how {
             Promote::IfSafe => {}
             Promote::Force => self.settle(name, deadline)?,
-            Promote::IfPeerAgrees => agreed(&self.known(name, deadline)?)?,
+            Promote::IfPeerAgrees => {
+                // The peer's word that it is Secondary now may be on its way.
+                let until = deadline.or_after(Duration::from_secs(2));
+                while let Err(error) = agreed(&self.known(name, deadline)?) {
+                    if !until.pause(Duration::from_millis(20)) {
+                        return Err(error);
+                    }
+                }
+            }
         }
         let minors = self.minors(name, deadline)?;
         let mut promoted = Vec::new();
