@@ -70,6 +70,7 @@ pub enum Priority {
 
 #[cfg(feature = "libcryptsetup")]
 impl Priority {
+    /// The number in a LUKS2 header and of libcryptsetup (`crypt_keyslot_priority`): 0, 1, 2.
     #[must_use]
     pub fn number(self) -> i32 {
         match self {
