@@ -252,9 +252,10 @@ impl Inner {
             Key::Passphrase(_) | Key::Slot(0, _) => Err(Error::WrongPassphrase { device }),
             Key::Slot(slot, _) => Err(Error::NoKeyslot { device, slot: *slot }),
             Key::Token { number, .. } => Err(Error::NoToken { device, token: *number }),
-            Key::Volume(_) | Key::Keyring(_) => {
-                Err(Error::Unsupported("volumes in memory have passphrases only"))
-            }
+            // The volume key of a volume in memory is its passphrase.
+            Key::Volume(key) if key.secret() == right => Ok(uuid.clone()),
+            Key::Volume(_) => Err(Error::WrongPassphrase { device }),
+            Key::Keyring(_) => Err(Error::Unsupported("volumes in memory know no keyring")),
         }
     }
 }
