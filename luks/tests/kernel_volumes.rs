@@ -46,6 +46,12 @@ impl Bench {
         Ok(Self { luks, device, other, a: Secret::from("a") })
     }
 
+    /// The same with a device of 48 MiB.
+    pub(crate) fn small(&self) -> Result<Self, Failed> {
+        let (other, a) = (self.other.clone(), self.a.share());
+        Ok(Self { luks: self.luks.clone(), device: guest::small(&self.device)?, other, a })
+    }
+
     pub(crate) fn volume(&self) -> Volume {
         Volume::at(&self.device)
     }
@@ -301,6 +307,7 @@ fn race(bench: &Bench) -> Result<(), Failed> {
 
 fn online(bench: &Bench) -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
+    let bench = &bench.small()?;
     let (volume, b) = (bench.volume(), Secret::from("b"));
     // Article 1's volumes: LUKS1 with aes-cbc-essiv, to LUKS2 with aes-xts.
     volume.format(&quick1(), &bench.a, Overwrite::Always)?;
@@ -315,7 +322,7 @@ fn online(bench: &Bench) -> Result<(), Failed> {
         .with_cipher(Cipher::aes_xts(), 512)
         .with_kdf(kit::QUICK)
         .with_weak_kdf(WeakKdf::Allowed)
-        .with_hotzone(Bytes(8 << 20));
+        .with_hotzone(Bytes(2 << 20));
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let stop = Arc::clone(&stop);
@@ -337,7 +344,7 @@ fn online(bench: &Bench) -> Result<(), Failed> {
     assert_eq!(outcome, Outcome::Stopped);
     assert!(volume.reencryption()?.is_some());
     // Cancelled between two parts: the mapping works, can be closed, opened, and the work goes on.
-    let outcome = volume.resume_reencrypt(&b, Some(Bytes(8 << 20)), |_| ControlFlow::Continue(()))?;
+    let outcome = volume.resume_reencrypt(&b, Some(Bytes(2 << 20)), |_| ControlFlow::Continue(()))?;
     assert_eq!(outcome, Outcome::Finished);
     stop.store(true, Ordering::SeqCst);
     let rounds: u32 = writer.join().map_err(|_| "the writer failed")?;
@@ -350,6 +357,7 @@ fn online(bench: &Bench) -> Result<(), Failed> {
 }
 
 fn integrity(bench: &Bench) -> Result<(), Failed> {
+    let bench = &bench.small()?;
     let spec = quick2().with_integrity(luks::Integrity::HmacSha256).with_cipher(Cipher::aes_xts(), 512);
     let volume = bench.volume();
     volume.format(&spec, &bench.a, Overwrite::Always)?;
@@ -360,10 +368,10 @@ fn integrity(bench: &Bench) -> Result<(), Failed> {
     })?;
     assert!(outcome == Outcome::Finished && last > 0, "{last}");
     bench.open(&bench.a)?;
-    fill(&Bench::node(), 512)?;
+    fill(&Bench::node(), 64)?;
     bench.close()?;
     bench.open(&bench.a)?;
-    check(&Bench::node(), 512)
+    check(&Bench::node(), 64)
 }
 
 fn plain(bench: &Bench) -> Result<(), Failed> {

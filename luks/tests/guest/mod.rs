@@ -1,5 +1,5 @@
 //! What is needed in a guest of the lab.
-#![allow(dead_code, clippy::expect_used, clippy::disallowed_methods)] // It is for tests.
+#![allow(dead_code, clippy::expect_used, clippy::disallowed_methods, clippy::indexing_slicing)] // It is for tests.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -52,7 +52,39 @@ pub(crate) fn clear(device: &str) -> Result<(), Failed> {
     }
     file.seek(SeekFrom::End(-(1 << 20)))?;
     file.write_all(&zeros)?;
-    Ok(file.sync_all()?)
+    file.sync_all()?;
+    reread(&file);
+    Ok(())
+}
+
+/// Lets the kernel read the partition table again (`BLKRRPART`, linux/fs.h).
+fn reread(disk: &std::fs::File) {
+    // SAFETY: the request takes an open descriptor and no argument.
+    let code = unsafe { libc::ioctl(disk.as_raw_fd(), 0x125f) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Makes one partition of 48 MiB: what is reencrypted under an emulated processor had better be small.
+pub(crate) fn small(disk: &str) -> Result<String, Failed> {
+    let mut table = vec![0; 512];
+    // One entry of type 0x83 from sector 2048, and the mark.
+    table[446 + 4] = 0x83;
+    table[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+    table[446 + 12..446 + 16].copy_from_slice(&(48_u32 * 2048).to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    let mut file = OpenOptions::new().write(true).open(disk)?;
+    file.write_all(&table)?;
+    file.sync_all()?;
+    reread(&file);
+    drop(file);
+    let (node, start) = (format!("{disk}1"), std::time::Instant::now());
+    while !Path::new(&node).exists() {
+        if start.elapsed().as_secs() > 20 {
+            return Err(format!("{node} does not come up").into());
+        }
+        settle();
+    }
+    Ok(node)
 }
 
 /// Gives the kernel time for what it does after a close.

@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_restore_survives_being_killed_at_each_piece", restore),
 ];
 
-const HOTZONE: Option<Bytes> = Some(Bytes(1 << 20));
+const HOTZONE: Option<Bytes> = Some(Bytes(256 << 10));
 
 /// What this program does when it is run as the child of a test: it says each piece on a line, and is killed.
 pub(crate) fn child() -> Option<ExitCode> {
@@ -33,7 +33,7 @@ pub(crate) fn child() -> Option<ExitCode> {
         ControlFlow::Continue(())
     };
     let spec =
-        ReencryptSpec::new().with_kdf(QUICK).with_weak_kdf(WeakKdf::Allowed).with_hotzone(Bytes(1 << 20));
+        ReencryptSpec::new().with_kdf(QUICK).with_weak_kdf(WeakKdf::Allowed).with_hotzone(Bytes(256 << 10));
     let done = match what.as_str() {
         "open" => {
             let luks = Luks::on(&Host::live()).expect("live");
@@ -93,14 +93,14 @@ fn kill_after(mut child: Child, lines: usize, moment: Duration) -> Result<bool, 
     Ok(ended.code().is_none())
 }
 
-/// Ten kills of one reencryption, each somewhere in the parts after the fourth since it went on; before each resumption the data is read.
+/// Ten kills of one reencryption, each somewhere in the parts after the second since it went on; before each resumption the data is read.
 fn ten_kills(bench: &Bench, read: impl Fn() -> Result<(), Failed>) -> Result<(), Failed> {
     let volume = bench.volume();
     let mut crashed = 0;
     for n in 0..10_u64 {
         let child = start("reencrypt", &bench.device, "")?;
         // Odd moments, so that all that happens in a part is hit.
-        if !kill_after(child, 4, Duration::from_millis(n * 25))? {
+        if !kill_after(child, 2, Duration::from_millis(n * 11))? {
             return Err(format!("kill {n} came too late").into());
         }
         let state =
@@ -114,6 +114,7 @@ fn ten_kills(bench: &Bench, read: impl Fn() -> Result<(), Failed>) -> Result<(),
 }
 
 fn offline(bench: &Bench) -> Result<(), Failed> {
+    let bench = &bench.small()?;
     let volume = bench.volume();
     volume.format(&quick2(), &bench.a, Overwrite::Always)?;
     let old = volume.volume_key(&bench.a)?;
@@ -133,6 +134,7 @@ fn offline(bench: &Bench) -> Result<(), Failed> {
 }
 
 fn in_use(bench: &Bench) -> Result<(), Failed> {
+    let bench = &bench.small()?;
     let volume = bench.volume();
     volume.format(&quick2(), &bench.a, Overwrite::Always)?;
     bench.open(&bench.a)?;

@@ -149,9 +149,10 @@ fn detached(bench: &Bench) -> Result<(), Failed> {
 }
 
 fn half_way(bench: &Bench) -> Result<(), Failed> {
+    let bench = &bench.small()?;
     let volume = bench.volume();
     let spec =
-        ReencryptSpec::new().with_kdf(QUICK).with_weak_kdf(WeakKdf::Allowed).with_hotzone(Bytes(4 << 20));
+        ReencryptSpec::new().with_kdf(QUICK).with_weak_kdf(WeakKdf::Allowed).with_hotzone(Bytes(1 << 20));
     volume.format(&quick2(), &bench.a, Overwrite::Always)?;
     bench.open(&bench.a)?;
     fill(&Bench::node(), 16)?;
