@@ -120,12 +120,19 @@ pub(crate) fn mappings(host: &host::Host) -> crate::Result<Vec<MappingState>> {
         // It may have been closed since the list was read.
         let Some(name) = tree.read_opt(format!("{base}/dm/name")).map_err(Error::Tree)? else { continue };
         let suspended = tree.read_opt(format!("{base}/dm/suspended")).map_err(Error::Tree)?;
+        // The link stays when the disk has gone, and leads nowhere.
+        let device = match names("slaves")?.into_iter().next() {
+            Some(disk) => {
+                tree.read_opt(format!("{base}/slaves/{disk}/dev")).map_err(Error::Tree)?.map(|_| disk)
+            }
+            None => None,
+        };
         found.push(MappingState {
             name: name.trim().to_owned(),
             node: entry.name.clone(),
             uuid,
             version,
-            device: names("slaves")?.into_iter().next(),
+            device,
             holders: names("holders")?,
             suspended: suspended.is_some_and(|s| s.trim() == "1"),
         });
