@@ -98,7 +98,14 @@ fn main() -> ExitCode {
         ("plain_dm_crypt_reads_what_it_wrote", plain),
     ];
     let trials = here.iter().map(|(name, test)| (*name, *test, ready));
-    let kills = kills::TESTS.iter().map(|(name, test)| (*name, *test, ready));
+    // Minutes each on an emulated processor; `make test-full` asks for them.
+    let has_time = std::env::var_os("SANKIT_LAB_LONG").is_some();
+    if ready && !has_time {
+        println!("the kills of a reencryption are ignored here: they take minutes, set SANKIT_LAB_LONG=1");
+    }
+    let kills = kills::TESTS.iter().map(|(name, test)| {
+        (*name, *test, ready && (has_time || !name.starts_with("data_survives_ten_kills")))
+    });
     let has_peer = ready && kit::has_peer();
     if ready && !has_peer {
         println!(
