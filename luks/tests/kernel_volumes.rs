@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         let run = move || test(&Bench::new()?).and_then(|()| guest::close_all(&Luks::on(&Host::live())?));
         Trial::test(name, run).with_ignored_flag(!ready)
     };
-    libtest_mimic::run(&arguments, trials.chain(kills).chain(peers).map(trial).collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(peers).map(trial).collect()).exit_code()
 }
 
 /// Puts a key into the process's keyring (`add_key(2)`), as a program would that gets it from elsewhere.
