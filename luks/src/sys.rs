@@ -8,8 +8,6 @@
 mod activate;
 mod format;
 mod keyslot;
-#[cfg(test)]
-mod layout;
 mod machine;
 mod reencrypt;
 mod token;

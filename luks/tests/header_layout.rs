@@ -1,6 +1,6 @@
 //! What this crate takes for granted of libcryptsetup.h, compared with the installed header by the C compiler.
 
-#![allow(clippy::disallowed_types)] // The C compiler is run, by tests only.
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_types)] // It is a test, and runs the C compiler.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,8 +9,7 @@ use std::process::{Command, Stdio};
 
 use bitflags::Flags as _;
 use libcryptsetup_rs_sys as raw;
-
-use crate::spec::{OpenFlags, Priority};
+use luks::OpenFlags;
 
 /// Whether the C compiler accepts a text after the header.
 fn compiles(text: &str) -> Result<(), String> {
@@ -124,14 +123,14 @@ fn every_constant_has_the_value_of_the_installed_header() {
     let named = OpenFlags::FLAGS.iter().filter(|flag| !flag.name().is_empty()).count();
     assert_eq!(named, flags.len() + 1);
     for (name, value) in [
-        ("CRYPT_ANY_SLOT", super::ANY),
-        ("CRYPT_ANY_TOKEN", super::ANY),
+        ("CRYPT_ANY_SLOT", raw::CRYPT_ANY_SLOT),
+        ("CRYPT_ANY_TOKEN", raw::CRYPT_ANY_TOKEN),
         ("CRYPT_LOG_NORMAL", 0),
         ("CRYPT_LOG_ERROR", 1),
         ("CRYPT_LOG_VERBOSE", 2),
-        ("CRYPT_SLOT_PRIORITY_IGNORE", Priority::Ignore.number()),
-        ("CRYPT_SLOT_PRIORITY_NORMAL", Priority::Normal.number()),
-        ("CRYPT_SLOT_PRIORITY_PREFER", Priority::Prefer.number()),
+        ("CRYPT_SLOT_PRIORITY_IGNORE", 0),
+        ("CRYPT_SLOT_PRIORITY_NORMAL", 1),
+        ("CRYPT_SLOT_PRIORITY_PREFER", 2),
         ("CRYPT_DEACTIVATE_DEFERRED", 1),
         ("CRYPT_DEACTIVATE_DEFERRED_CANCEL", 4),
         ("CRYPT_REENCRYPT_NONE", 0),
@@ -144,7 +143,7 @@ fn every_constant_has_the_value_of_the_installed_header() {
         ("CRYPT_PBKDF_NO_BENCHMARK", raw::CRYPT_PBKDF_NO_BENCHMARK),
         ("CRYPT_VOLUME_KEY_NO_SEGMENT", raw::CRYPT_VOLUME_KEY_NO_SEGMENT),
         ("CRYPT_VOLUME_KEY_DIGEST_REUSE", raw::CRYPT_VOLUME_KEY_DIGEST_REUSE),
-        ("CRYPT_REENCRYPT_RESUME_ONLY", super::RESUME_ONLY),
+        ("CRYPT_REENCRYPT_RESUME_ONLY", raw::CRYPT_REENCRYPT_RESUME_ONLY),
         ("CRYPT_FLAGS_ACTIVATION", raw::crypt_flags_type_CRYPT_FLAGS_ACTIVATION),
         ("CRYPT_SLOT_INVALID", raw::crypt_keyslot_info_CRYPT_SLOT_INVALID),
         ("CRYPT_SLOT_INACTIVE", raw::crypt_keyslot_info_CRYPT_SLOT_INACTIVE),
