@@ -94,7 +94,8 @@ impl Volume {
     /// All passphrases that shall open the volume afterwards must be given: for each of them a key slot with the new key is made. The old slots are
     /// gone at the end, and so are the passphrases of old backups of the header. `progress` is called after each part; if it says stop, the call
     /// ends with [`Outcome::Stopped`] and [`resume_reencrypt`](Self::resume_reencrypt) goes on. Killed at any point, the data is whole: opening
-    /// the volume recovers the part that was in work.
+    /// the volume recovers the part that was in work. Killed while the volume is open, that part's device may stay suspended, and closing the
+    /// mapping waits until the machine is restarted.
     ///
     /// # Errors
     /// [`Error::WrongPassphrase`], [`Error::OtherKeys`], [`Error::NoRoom`], [`Error::WeakKdf`]: then nothing changed. [`Error::Unfinished`] if one is
