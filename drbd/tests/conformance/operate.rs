@@ -52,7 +52,7 @@ fn a_primary_lives_without_its_disk(bench: &Bench) -> Outcome {
 }
 
 /// Waits until what two nodes have to tell each other has been told.
-fn until(what: impl Fn() -> Result<bool, super::Failure>) -> Outcome {
+pub(crate) fn until(what: impl Fn() -> Result<bool, super::Failure>) -> Outcome {
     let until = soon();
     while !what()? {
         if !until.pause(Duration::from_millis(20)) {
@@ -169,6 +169,8 @@ fn suspended_io_is_told(bench: &Bench) -> Outcome {
 
 fn a_volume_grows_and_shrinks(bench: &Bench) -> Outcome {
     let (drbd, here, there) = bench.synced(8160)?;
+    // What is new is written to both disks, which takes a while on a busy machine.
+    let drbd = drbd.with_timeout(Duration::from_secs(120));
     let size = |drbd: &Drbd, spec: &ResourceSpec| seen(drbd, &spec.name).map(|s| s.volumes[0].size.bytes());
     // The limit of the test's disks is an option of the attach; a size that is said goes beyond it.
     let grown = drbd.resize(&here.name, V0, Resize::to(Bytes(48 << 20)).assuming_clean())?;
