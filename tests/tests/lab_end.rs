@@ -31,6 +31,16 @@ fn gone(text: &str) -> bool {
     true
 }
 
+/// A `lab up` that does not outlive a failed test.
+struct Up(Child);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A directory for runs of its own, so that labs of other tests are not seen.
 struct Base(PathBuf);
 
@@ -47,7 +57,7 @@ impl Base {
     }
 
     /// Starts `lab up` with one machine and waits until it answers.
-    fn up(&self) -> Result<Child> {
+    fn up(&self) -> Result<Up> {
         let file = self.0.join("one.toml");
         let text = "name = 'one'\n[[segment]]\nname = 's'\n[[machine]]\nname = 'n1'\nmode = 'tiny'\n\
                     nics = [{ segment = 's' }]\ndisks = [{ name = 'd', size_mib = 16 }]\nrun = ['ip link set eth0 up']\n";
@@ -59,16 +69,16 @@ impl Base {
             .env("SANKIT_LAB_DIR", &self.0)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        let mut child = command.spawn()?;
+        let mut up = Up(command.spawn()?);
         let start = Instant::now();
         while !self.run(&["exec", "n1", "--", "true"])?.status.success() {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = up.0.try_wait()? {
                 anyhow::bail!("lab up ended: {status}");
             }
             ensure!(start.elapsed() < Duration::from_secs(60), "lab up does not come up");
             std::thread::sleep(Duration::from_millis(300));
         }
-        Ok(child)
+        Ok(up)
     }
 
     /// The run directories.
@@ -123,8 +133,8 @@ fn the_program_serves_commands_and_a_killed_lab_is_cleared_away() -> Result<()> 
 
     // SIGKILL: the kernel ends the children, the next lab removes the directories.
     ensure!(processes(&text).len() == 2);
-    up.kill()?;
-    up.wait()?;
+    up.0.kill()?;
+    up.0.wait()?;
     ensure!(gone(&text), "{:?}", processes(&text));
     let [dead] = base.runs().try_into().ok().context("one directory is left")?;
     let sockets = fs::read_to_string(dead.join("sockets"))?;
@@ -134,9 +144,9 @@ fn the_program_serves_commands_and_a_killed_lab_is_cleared_away() -> Result<()> 
     ensure!(!dead.exists() && !Path::new(&sockets).exists(), "the dead run was not swept");
     let [run] = base.runs().try_into().ok().context("one run")?;
     let sockets = fs::read_to_string(run.join("sockets"))?;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(up.id())?);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(up.0.id())?);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
-    ensure!(up.wait()?.code() == Some(130));
+    ensure!(up.0.wait()?.code() == Some(130));
     ensure!(gone(&text) && !run.exists() && !Path::new(&sockets).exists());
     Ok(())
 }

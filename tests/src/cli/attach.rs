@@ -46,7 +46,7 @@ pub(super) fn shell(node: &str, lab: Option<&str>) -> Result<ExitCode> {
         rows: u32::from(size.0),
         columns: u32::from(size.1),
     };
-    Frame::new(0, Kind::Exec, request.encode()).write(&mut &stream)?;
+    say(&stream, &Frame::new(0, Kind::Exec, request.encode()))?;
     let raw = if io::stdin().is_terminal() { Some(Raw::enter()?) } else { None };
     let resize = stream.try_clone()?;
     let mut signals = Signals::new([SIGWINCH])?;
@@ -68,10 +68,10 @@ pub(super) fn shell(node: &str, lab: Option<&str>) -> Result<ExitCode> {
 pub(super) fn exec(node: &str, lab: Option<&str>, argv: Vec<String>) -> Result<ExitCode> {
     let stream = connect(node, lab)?;
     let request = Request { argv, ..Request::default() };
-    Frame::new(0, Kind::Exec, request.encode()).write(&mut &stream)?;
+    say(&stream, &Frame::new(0, Kind::Exec, request.encode()))?;
     // A terminal that nobody types on would leave commands such as cat waiting; it counts as empty.
     if io::stdin().is_terminal() {
-        Frame::new(0, Kind::StdinEnd, []).write(&mut &stream)?;
+        say(&stream, &Frame::new(0, Kind::StdinEnd, []))?;
     } else {
         forward_input(&stream)?;
     }
@@ -94,8 +94,16 @@ fn connect(node: &str, lab: Option<&str>) -> Result<UnixStream> {
         }
     };
     let stream = UnixStream::connect(sockets.join(super::up::CONTROL)).context("cannot reach the lab")?;
-    Frame::new(0, Kind::Node, node.as_bytes()).write(&mut &stream)?;
+    say(&stream, &Frame::new(0, Kind::Node, node.as_bytes()))?;
     Ok(stream)
+}
+
+/// Sends a frame. A lab that has already hung up has said why, and the answer is read next.
+fn say(mut stream: &UnixStream, frame: &Frame) -> io::Result<()> {
+    match frame.write(&mut stream) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 fn forward_input(stream: &UnixStream) -> Result<()> {
