@@ -32,11 +32,12 @@
 //! Needs `CAP_NET_ADMIN` (and `CAP_NET_RAW` to announce) in the network namespace; modules `bonding` and `8021q` are loaded when a spec
 //! needs them and `modprobe` is there.
 //!
-//! Not yet: bridges, LACP's own options, traffic shaping, `watch`, commit-confirm, import of `interfaces(5)`.
+//! Not yet: bridges, traffic shaping, `watch`, commit-confirm, import of `interfaces(5)`.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+mod bond;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -56,6 +57,7 @@ use host::exec::Module;
 use host::nl::Protocol;
 use host::plan::Undo;
 
+pub use bond::{BondAttribute, BondChange, BondMoment, BondOptionInfo, BondOptions, BondValue, BondWire};
 pub use error::{Error, Result};
 pub use floating::FloatingAddr;
 pub use host::{Deadline, Host, IfName, Plan};

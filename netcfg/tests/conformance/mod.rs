@@ -1,10 +1,12 @@
 //! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
 
+mod bond;
+
 use std::time::Duration;
 
 use netcfg::{
-    BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg, Plan,
-    RouteSpec, Step, VlanId,
+    BondAttribute, BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg,
+    Plan, RouteSpec, Step, VlanId,
 };
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -22,6 +24,9 @@ pub(crate) const ALL: &[Check] = &[
     ("floating_address_is_claimed_once_and_released_once", floating),
     ("bad_specs_are_refused_by_name", bad_specs),
     ("removal_leaves_the_cards", removal),
+    ("a_new_bond_has_the_known_defaults", bond::defaults),
+    ("every_bond_option_in_every_mode_is_taken_or_refused_as_known", bond::every_option),
+    ("a_living_bond_changes_its_options", bond::changes_on_a_living_bond),
 ];
 
 fn id(n: u16) -> VlanId {
@@ -82,11 +87,9 @@ fn bond_over_vlans(host: &Host, a: &IfName, b: &IfName) -> Outcome {
     let state = net.list()?;
     let bond = state.link(&name("bond_vlan2")).expect("bond");
     let LinkKindState::Bond(options) = &bond.kind else { panic!("no bond: {bond:?}") };
-    assert_eq!((options.mode, options.miimon), (BondMode::ActiveBackup, Duration::from_millis(100)));
-    assert_eq!(
-        (options.up_delay, options.down_delay),
-        (Duration::from_millis(200), Duration::from_millis(200))
-    );
+    let number = |option| options.number(option);
+    assert_eq!((options.mode, number(BondAttribute::Miimon)), (BondMode::ActiveBackup, Some(100)));
+    assert_eq!((number(BondAttribute::UpDelay), number(BondAttribute::DownDelay)), (Some(200), Some(200)));
     assert_eq!(options.primary.and_then(|p| state.name_of(p)), Some(format!("{a}.2").as_str()));
     assert!(bond.up && bond.mtu == 1500);
     assert_eq!(state.ports_of(bond.index).count(), 2);
@@ -226,7 +229,7 @@ fn bad_specs(host: &Host, a: &IfName, b: &IfName) -> Outcome {
         (link(bond(BondMode::ActiveBackup).with_primary(b.clone())), "is none of its ports"),
         (
             link(bond(BondMode::ActiveBackup).with_delays(Duration::from_millis(150), Duration::ZERO)),
-            "up delay of 150 ms is no multiple of miimon (100 ms)",
+            "updelay of 150 ms is no multiple of miimon (100 ms)",
         ),
         (twice, "10.0.0.1: it is given to"),
         (
