@@ -32,16 +32,18 @@
 //! Needs `CAP_NET_ADMIN` (and `CAP_NET_RAW` to announce) in the network namespace; modules `bonding` and `8021q` are loaded when a spec
 //! needs them and `modprobe` is there.
 //!
-//! Not yet: bridges, traffic shaping, `watch`, commit-confirm, import of `interfaces(5)`.
+//! Not yet: bridges, traffic shaping, `watch`, commit-confirm.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
 mod bond;
 mod error;
+pub mod export;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod floating;
+pub mod interfaces;
 mod name;
 mod plan;
 mod spec;
