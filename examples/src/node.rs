@@ -130,6 +130,12 @@ impl Node {
         );
         look("DRBD", Drbd::on(&self.host).map(|d| format!("{:?}", d.dialect())).map_err(Into::into));
         look("LIO", Lio::on(&self.host).map(|_| "loaded".to_owned()).map_err(Into::into));
+        let portals: Vec<_> =
+            self.config.units.iter().flat_map(|unit| unit.addresses.iter().map(|a| a.link.clone())).collect();
+        let hints = self.net().and_then(|net| Ok(net.lint_spec(&self.config.net, &portals)?));
+        for hint in hints.into_iter().flatten() {
+            found.push(Finding { ok: true, text: format!("hint: {hint}") });
+        }
         found
     }
 

@@ -23,8 +23,8 @@ pub enum Error {
     /// A kernel parameter could not be read or written.
     #[error("cannot set a kernel parameter")]
     Sysctl(#[source] TreeError),
-    /// A file could not be read.
-    #[error("cannot read a file")]
+    /// A file could not be read or written.
+    #[error("cannot read or write a file")]
     File(#[source] TreeError),
     /// A link the spec needs is not there.
     #[error("there is no interface {name}; {have}")]

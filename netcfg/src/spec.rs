@@ -328,6 +328,9 @@ pub struct SysctlSpec {
     pub value: String,
     /// Whether a larger value of the machine is left as it is.
     pub bound: SysctlBound,
+    /// Whether it is set even if that is known to do harm ([`sysctl::explain`](crate::sysctl::explain)).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub force: bool,
 }
 
 /// How a [`SysctlSpec`] is meant.
@@ -379,7 +382,14 @@ impl SysctlSpec {
                 "one or more numbers, separated by blanks",
             ));
         }
-        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound })
+        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound, force: false })
+    }
+
+    /// Sets it even if that is known to do harm.
+    #[must_use]
+    pub fn forced(mut self) -> Self {
+        self.force = true;
+        self
     }
 
     /// The file below `/proc/sys`.

@@ -343,7 +343,7 @@ impl Net {
                 above.up = up;
             }
         }
-        if fields.mtu.is_some() {
+        if fields.mtu.is_some_and(|mtu| mtu != link.mtu) {
             self.links.values_mut().filter(|l| l.controller == index).for_each(|l| l.mtu = mtu);
         }
         match fields.controller {

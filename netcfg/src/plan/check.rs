@@ -9,9 +9,17 @@ use crate::bond::{BondAttribute, BondMoment, BondValue};
 use crate::error::{Error, Result};
 use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
 use crate::state::{LinkState, NetState};
+use crate::sysctl::{Advice, explain};
 
 /// Everything that can be known to be wrong before a single message is sent.
 pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
+    for sysctl in spec.sysctls.iter().filter(|sysctl| !sysctl.force) {
+        if let Some(verdict) = explain(&sysctl.key, &sysctl.value).filter(|v| v.advice == Advice::Harmful) {
+            let reason =
+                format!("setting it to {} does harm: {}; force it if you must", sysctl.value, verdict.reason);
+            return Err(invalid(&sysctl.key, reason));
+        }
+    }
     let mut names = BTreeSet::new();
     let mut addresses = BTreeMap::new();
     let mut vlans = BTreeMap::new();

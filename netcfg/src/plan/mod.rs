@@ -427,7 +427,14 @@ impl<'a> Planner<'a> {
             let born_as_port = self.spec.link(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
             match self.seen(port) {
                 None if born_as_port => {}
-                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {}
+                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {
+                    // A port that shrank with the card below it, while the bond kept its MTU: giving the bond the one it has is
+                    // no change to the kernel (dev_set_mtu).
+                    let bond_mtu = seen.map_or(now.mtu, |seen| seen.mtu);
+                    if now.mtu != bond_mtu && link.mtu.is_none_or(|mtu| mtu == bond_mtu) {
+                        plan.push(Step::SetMtu { name: port.clone(), from: now.mtu, to: bond_mtu });
+                    }
+                }
                 now => {
                     if now.is_some_and(|now| now.up) {
                         // bond_enslave refuses a link that is up; the bond opens it itself.

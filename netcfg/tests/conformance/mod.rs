@@ -4,9 +4,10 @@ mod bond;
 
 use std::time::Duration;
 
+use netcfg::lint::Rule;
 use netcfg::{
     BondAttribute, BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg,
-    Plan, RouteSpec, Step, VlanId,
+    Plan, RouteSpec, Step, SysctlSpec, VlanId,
 };
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -24,6 +25,8 @@ pub(crate) const ALL: &[Check] = &[
     ("floating_address_is_claimed_once_and_released_once", floating),
     ("bad_specs_are_refused_by_name", bad_specs),
     ("removal_leaves_the_cards", removal),
+    ("a_port_that_shrank_under_its_bond_is_told_and_mended", shrunken_port),
+    ("harmful_parameters_are_refused_unless_forced", harmful),
     ("a_new_bond_has_the_known_defaults", bond::defaults),
     ("every_bond_option_in_every_mode_is_taken_or_refused_as_known", bond::every_option),
     ("a_living_bond_changes_its_options", bond::changes_on_a_living_bond),
@@ -248,6 +251,54 @@ fn bad_specs(host: &Host, a: &IfName, b: &IfName) -> Outcome {
         assert!(error.to_string().contains(expected), "{error}\nexpected: {expected}");
     }
     assert_eq!(picture(host)?, before, "a refused spec changed something");
+    Ok(())
+}
+
+/// A jumbo bond over VLANs, and somebody lowers the MTU of a card.
+fn shrunken_port(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let sub = |card: &IfName| name(&format!("{card}.9"));
+    let bond = BondSpec::new(BondMode::ActiveBackup).with_port(sub(a)).with_port(sub(b));
+    let spec = NetSpec::default()
+        .with_link(LinkSpec::existing(a.clone()).with_mtu(9000))
+        .with_link(LinkSpec::existing(b.clone()).with_mtu(9000))
+        .with_link(LinkSpec::vlan(sub(a), a.clone(), id(9)))
+        .with_link(LinkSpec::vlan(sub(b), b.clone(), id(9)))
+        .with_link(LinkSpec::bond(name("jumbo"), bond).with_mtu(9000));
+    net.ensure(&spec)?;
+    let ours = |rule| -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let found = net.lint()?.into_iter().filter(|f| f.rule == rule && f.object == "jumbo");
+        Ok(found.map(|f| f.text).collect())
+    };
+    assert!(ours(Rule::MtuAboveLower)?.is_empty());
+    let shrink = Step::SetMtu { name: a.clone(), from: 9000, to: 1500 };
+    net.apply(Plan::new(vec![shrink]))?;
+    let mtu = |state: &netcfg::NetState, link: &IfName| state.link(link).map(|l| l.mtu);
+    let state = net.list()?;
+    assert_eq!((mtu(&state, &sub(a)), mtu(&state, &name("jumbo"))), (Some(1500), Some(9000)));
+    let found = ours(Rule::MtuAboveLower)?;
+    assert!(
+        matches!(&found[..], [one] if one.contains(&format!("that of its port {} is 1500", sub(a)))),
+        "{found:?}"
+    );
+    assert!(net.ensure(&spec)? && !net.ensure(&spec)?);
+    assert_eq!(mtu(&net.list()?, &sub(a)), Some(9000));
+    assert!(ours(Rule::MtuAboveLower)?.is_empty() && ours(Rule::BondWithoutMonitor)?.is_empty());
+    Ok(())
+}
+
+fn harmful(host: &Host, _: &IfName, _: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let key = "net.ipv4.tcp_window_scaling";
+    let now = || host.tree().read("/proc/sys/net/ipv4/tcp_window_scaling");
+    assert_eq!(now()?.trim(), "1");
+    let off = SysctlSpec::exactly(key, "0")?;
+    let error = net.ensure(&NetSpec::default().with_sysctl(off.clone())).expect_err("refused").to_string();
+    assert!(error.starts_with("net.ipv4.tcp_window_scaling: setting it to 0 does harm"), "{error}");
+    assert_eq!(now()?.trim(), "1");
+    assert!(net.ensure(&NetSpec::default().with_sysctl(off.forced()))?);
+    assert_eq!(now()?.trim(), "0");
+    assert!(net.ensure(&NetSpec::default().with_sysctl(SysctlSpec::exactly(key, "1")?))?);
     Ok(())
 }
 
