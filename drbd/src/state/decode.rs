@@ -1,6 +1,7 @@
 //! From messages to states. Dumps and events carry the same nests, so one function takes both.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use host::Sectors;
@@ -41,7 +42,7 @@ pub(crate) fn absorb(dialect: Dialect, tree: &mut Tree, packet: &Packet<'_>, gon
     }
     let Some(state) = tree.get_mut(&name) else { return };
     if is(Command::GET_DEVICES, Command::DEVICE_STATE) {
-        device(dialect, state, packet, gone);
+        device_table(dialect, state, packet, gone);
     } else if is(Command::GET_CONNECTIONS, Command::CONNECTION_STATE) {
         connection(state, packet, gone);
     } else if is(Command::GET_PEER_DEVICES, Command::PEER_DEVICE_STATE) {
@@ -50,14 +51,7 @@ pub(crate) fn absorb(dialect: Dialect, tree: &mut Tree, packet: &Packet<'_>, gon
 }
 
 fn resource(tree: &mut Tree, name: ResourceName, packet: &Packet<'_>) {
-    let state = tree.entry(name.clone()).or_insert_with(|| ResourceState {
-        name,
-        role: Role::Unknown,
-        suspended: Suspended::default(),
-        volumes: Vec::new(),
-        connections: Vec::new(),
-        options: None,
-    });
+    let state = tree.entry(name).or_insert_with_key(|name| empty_resource(name.clone()));
     if let Some(nest) = packet.nest(nest::RESOURCE_OPTS) {
         state.options = Some(ResourceOptions::decode(nest));
     }
@@ -70,18 +64,26 @@ fn resource(tree: &mut Tree, name: ResourceName, packet: &Packet<'_>) {
     });
 }
 
-fn device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
-    let Some(volume) = packet.context.volume.map(Volume) else { return };
-    if gone {
-        state.volumes.retain(|v| v.volume != volume);
-        return;
+/// A resource of which nothing is known but its name.
+pub(super) fn empty_resource(name: ResourceName) -> ResourceState {
+    ResourceState {
+        name,
+        role: Role::Unknown,
+        suspended: Suspended::default(),
+        volumes: Vec::new(),
+        connections: Vec::new(),
+        options: None,
     }
+}
+
+/// The entry of a volume, made if it is not there yet.
+pub(super) fn device(state: &mut ResourceState, volume: Volume, minor: u32) -> Option<&mut VolumeState> {
     let place = match state.volumes.binary_search_by_key(&volume, |v| v.volume) {
         Ok(place) => place,
         Err(place) => {
             let fresh = VolumeState {
                 volume,
-                minor: Minor::from_kernel(packet.minor),
+                minor: Minor::from_kernel(minor),
                 disk: DiskState::Diskless,
                 size: Sectors(0),
                 disk_path: None,
@@ -94,8 +96,18 @@ fn device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone
             place
         }
     };
-    let Some(entry) = state.volumes.get_mut(place) else { return };
-    entry.minor = Minor::from_kernel(packet.minor);
+    let entry = state.volumes.get_mut(place)?;
+    entry.minor = Minor::from_kernel(minor);
+    Some(entry)
+}
+
+fn device_table(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
+    let Some(volume) = packet.context.volume.map(Volume) else { return };
+    if gone {
+        state.volumes.retain(|v| v.volume != volume);
+        return;
+    }
+    let Some(entry) = device(state, volume, packet.minor) else { return };
     if let Some(conf) = packet.nest(nest::DISK_CONF) {
         disk_conf(entry, conf);
     }
@@ -109,13 +121,13 @@ fn device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone
         2 => entry.counters.read = sectors(field),
         3 => entry.counters.written = sectors(field),
         6 => entry.counters.upper_pending = field.u32().unwrap_or_default(),
-        7 => entry.counters.lower_pending = field.u32().unwrap_or_default(),
+        7 => entry.counters.lower_pending = field.u32(),
         12 => entry.current_uuid = field.u64().unwrap_or_default(),
         _ => {}
     });
 }
 
-fn disk_conf(entry: &mut VolumeState, conf: &Attribute<'_>) {
+pub(super) fn disk_conf(entry: &mut VolumeState, conf: &Attribute<'_>) {
     let (mut disk, mut meta, mut index) = (None, None, MetaDisk::INTERNAL);
     each(Some(conf), |field| match field.kind {
         1 => disk = field.text().map(PathBuf::from),
@@ -136,6 +148,26 @@ fn connection(state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
         }
         return;
     };
+    let Some(entry) = net_conf(state, local, peer, packet.nest(nest::NET_CONF)) else { return };
+    each(packet.nest(nest::CONNECTION_INFO), |field| match field.kind {
+        1 => entry.state = ConnState::from_number(field.u32().unwrap_or_default()),
+        2 => entry.peer_role = Role::from_number(field.u32().unwrap_or_default()),
+        _ => {}
+    });
+    each(packet.nest(nest::CONNECTION_STATISTICS), |field| {
+        if field.kind == 1 {
+            entry.congested = Some(flag(field));
+        }
+    });
+}
+
+/// The entry of the connection between two addresses, made if it is not there yet, with its options.
+pub(super) fn net_conf<'a>(
+    state: &'a mut ResourceState,
+    local: SocketAddr,
+    peer: SocketAddr,
+    conf: Option<&Attribute<'_>>,
+) -> Option<&'a mut ConnectionState> {
     let known = state.connections.first().is_some_and(|c| (c.local, c.peer) == (local, peer));
     if !known {
         state.connections = vec![ConnectionState {
@@ -145,33 +177,18 @@ fn connection(state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
             peer_role: Role::Unknown,
             volumes: Vec::new(),
             options: None,
-            congested: false,
+            congested: None,
         }];
     }
-    let Some(entry) = state.connections.first_mut() else { return };
-    if let Some(conf) = packet.nest(nest::NET_CONF) {
+    let entry = state.connections.first_mut()?;
+    if let Some(conf) = conf {
         entry.options = Some(NetOptions::decode(conf));
     }
-    each(packet.nest(nest::CONNECTION_INFO), |field| match field.kind {
-        1 => entry.state = ConnState::from_number(field.u32().unwrap_or_default()),
-        2 => entry.peer_role = Role::from_number(field.u32().unwrap_or_default()),
-        _ => {}
-    });
-    each(packet.nest(nest::CONNECTION_STATISTICS), |field| {
-        if field.kind == 1 {
-            entry.congested = flag(field);
-        }
-    });
+    Some(entry)
 }
 
-fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
-    // The header's minor is the volume's number when the dump was filtered by resource (a bug of the kernel): the context is right.
-    let Some(volume) = packet.context.volume.map(Volume) else { return };
-    let Some(connection) = state.connections.first_mut() else { return };
-    if gone {
-        connection.volumes.retain(|v| v.volume != volume);
-        return;
-    }
+/// The entry of a volume of the peer, made if it is not there yet.
+pub(super) fn peer_volume(connection: &mut ConnectionState, volume: Volume) -> Option<&mut PeerVolumeState> {
     let place = match connection.volumes.binary_search_by_key(&volume, |v| v.volume) {
         Ok(place) => place,
         Err(place) => {
@@ -188,7 +205,18 @@ fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>,
             place
         }
     };
-    let Some(entry) = connection.volumes.get_mut(place) else { return };
+    connection.volumes.get_mut(place)
+}
+
+fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>, gone: bool) {
+    // The header's minor is the volume's number when the dump was filtered by resource (a bug of the kernel): the context is right.
+    let Some(volume) = packet.context.volume.map(Volume) else { return };
+    let Some(connection) = state.connections.first_mut() else { return };
+    if gone {
+        connection.volumes.retain(|v| v.volume != volume);
+        return;
+    }
+    let Some(entry) = peer_volume(connection, volume) else { return };
     each(packet.nest(nest::PEER_DEVICE_INFO), |field| match field.kind {
         1 => entry.repl = ReplState::from_number(field.u32().unwrap_or_default()),
         2 => entry.peer_disk = dialect.disk_state(field.u32().unwrap_or_default()),
@@ -201,7 +229,7 @@ fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>,
         1 => entry.counters.received = sectors(field),
         2 => entry.counters.sent = sectors(field),
         3 => entry.counters.pending = field.u32().unwrap_or_default(),
-        4 => entry.counters.unacked = field.u32().unwrap_or_default(),
+        4 => entry.counters.unacked = field.u32(),
         5 => entry.out_of_sync = sectors(field),
         _ => {}
     });
@@ -228,7 +256,7 @@ pub(crate) fn insert_progress(state: &mut ResourceState, volume: Volume, progres
     }
 }
 
-fn each<'a>(nest: Option<&Attribute<'a>>, mut f: impl FnMut(&Attribute<'a>)) {
+pub(super) fn each<'a>(nest: Option<&Attribute<'a>>, mut f: impl FnMut(&Attribute<'a>)) {
     if let Some(nest) = nest {
         nest.nested().flatten().for_each(|field| f(&field));
     }

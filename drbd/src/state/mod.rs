@@ -2,6 +2,7 @@
 
 mod decode;
 mod progress;
+mod status;
 mod words;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use crate::{DiskOptions, MetaDisk, Minor, NetOptions, ResourceName, ResourceOpti
 pub(crate) use decode::{Tree, absorb, insert_progress, progress_of};
 pub use progress::Progress;
 pub(crate) use progress::Speedometer;
+pub(crate) use status::absorb_status;
 pub use words::{ConnState, Dialect, DiskState, ReplState, Role};
 
 /// A resource as the kernel has it.
@@ -95,8 +97,8 @@ pub struct VolumeCounters {
     pub written: Sectors,
     /// Requests from above that are not finished.
     pub upper_pending: u32,
-    /// Requests to the disk that are not finished.
-    pub lower_pending: u32,
+    /// Requests to the disk that are not finished; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub lower_pending: Option<u32>,
 }
 
 /// A connection to a peer.
@@ -116,8 +118,8 @@ pub struct ConnectionState {
     pub volumes: Vec<PeerVolumeState>,
     /// Its options; `None` in states from a watch.
     pub options: Option<NetOptions>,
-    /// Whether the send buffer is congested.
-    pub congested: bool,
+    /// Whether the send buffer is congested; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub congested: Option<bool>,
 }
 
 /// A volume as it is on a peer.
@@ -166,8 +168,8 @@ pub struct PeerVolumeCounters {
     pub sent: Sectors,
     /// Requests the peer has not answered.
     pub pending: u32,
-    /// Requests of the peer this node has not answered.
-    pub unacked: u32,
+    /// Requests of the peer this node has not answered; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub unacked: Option<u32>,
 }
 
 impl ConnectionState {
