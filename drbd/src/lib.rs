@@ -40,6 +40,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+pub mod conf;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;

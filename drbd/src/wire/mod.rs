@@ -7,6 +7,7 @@
 pub(crate) mod activity_log;
 #[cfg(all(test, feature = "fake"))]
 mod capture;
+pub(crate) mod conf;
 pub(crate) mod disk;
 pub(crate) mod dump;
 pub(crate) mod net;
@@ -66,6 +67,8 @@ pub(crate) mod nest {
     pub(crate) const NEW_C_UUID_PARMS: u16 = 10;
     pub(crate) const TIMEOUT_PARMS: u16 = 11;
     pub(crate) const DETACH_PARMS: u16 = 13;
+    /// Of DRBD 9.
+    pub(crate) const DEVICE_CONF: u16 = 14;
     pub(crate) const RESOURCE_INFO: u16 = 15;
     pub(crate) const DEVICE_INFO: u16 = 16;
     pub(crate) const CONNECTION_INFO: u16 = 17;
@@ -77,6 +80,10 @@ pub(crate) mod nest {
     pub(crate) const PEER_DEVICE_STATISTICS: u16 = 22;
     pub(crate) const NOTIFICATION_HEADER: u16 = 23;
     pub(crate) const HELPER: u16 = 24;
+    /// Of DRBD 9.
+    pub(crate) const PEER_DEVICE_OPTS: u16 = 27;
+    /// Of DRBD 9.
+    pub(crate) const CONNECT_PARMS: u16 = 29;
 }
 
 /// Which object a message is about: `struct drbd_cfg_context`.
