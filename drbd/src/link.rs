@@ -117,6 +117,16 @@ impl Link {
     /// Sends a command until it is carried out or refused for good; returns the code of success. A connection that is just changing its
     /// state (-18) is waited for, 62.5 ms at first and twice as long each time, as drbdsetup does.
     pub(crate) fn change(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<i32> {
+        // The commands of 8.4 name their objects otherwise, and what DRBD 9 would make of them is not known.
+        let version = self.family(about)?.version;
+        if Dialect::of_version(version) != Some(Dialect::Drbd84) {
+            return Err(Error::Unsupported { version });
+        }
+        self.change_9(about, build)
+    }
+
+    /// As [`change`](Self::change), whatever the dialect: the message has to be of it.
+    pub(crate) fn change_9(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<i32> {
         let mut pause = std::time::Duration::from_micros(62_500);
         loop {
             let reply = self.ask(about, &build)?;

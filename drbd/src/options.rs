@@ -72,6 +72,28 @@ impl Values {
         message
     }
 
+    /// Those that DRBD 9 has in a nest.
+    fn encode_9(&self, rows: &[OptionRow], nest: u16, mut message: Message) -> Message {
+        for row in rows.iter().filter(|row| row.in_9.is_some_and(|(place, _)| place == nest)) {
+            match self.get(row.number) {
+                Some(Value::Secret(secret)) if secret.is_empty() => {}
+                Some(value) => message = row.encode_9(value, message),
+                None => {}
+            }
+        }
+        message
+    }
+
+    /// Takes those that a nest of DRBD 9 has.
+    fn absorb_9(&mut self, rows: &[OptionRow], number: u16, nest: &Attribute<'_>) {
+        for field in nest.nested().flatten() {
+            let row = rows.iter().find(|row| row.in_9 == Some((number, field.kind)));
+            if let Some((row, value)) = row.and_then(|row| Some((row, row.decode(&field)?))) {
+                self.insert(row.number, value);
+            }
+        }
+    }
+
     fn decode(rows: &[OptionRow], nest: &Attribute<'_>) -> Self {
         let mut values = Self(Vec::with_capacity(rows.len()));
         for field in nest.nested().flatten() {
@@ -212,6 +234,14 @@ macro_rules! options {
 
             pub(crate) fn decode(nest: &Attribute<'_>) -> Self {
                 Self(Values::decode($rows, nest))
+            }
+
+            pub(crate) fn encode_9(&self, nest: u16, message: Message) -> Message {
+                self.0.encode_9($rows, nest, message)
+            }
+
+            pub(crate) fn absorb_9(&mut self, number: u16, nest: &Attribute<'_>) {
+                self.0.absorb_9($rows, number, nest);
             }
 
             /// As the kernel shows them: all of them.

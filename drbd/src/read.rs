@@ -5,9 +5,9 @@ use host::nl::Reply;
 use host::nl::genl::Family;
 
 use crate::link::About;
-use crate::state::{Tree, absorb, absorb_status, insert_progress, progress_of};
+use crate::state::{Tree, absorb, absorb_status, insert_progress, insert_verify, progress_of};
 use crate::wire::{Command, Context, NO_MINOR, Packet, nest, request};
-use crate::{Drbd, Error, Refusal, ResourceName, ResourceState, Result, Role};
+use crate::{Dialect, Drbd, Error, Refusal, ResourceName, ResourceState, Result, Role};
 
 /// What a dump answers for a filter that names no resource (`ERR_RES_NOT_KNOWN`).
 const NOT_KNOWN: i32 = 158;
@@ -24,6 +24,9 @@ impl Drbd {
     #[doc(alias = "drbdsetup status")]
     pub fn list(&self) -> Result<Vec<ResourceState>> {
         let about = About { command: Command::GET_STATUS, object: "all", deadline: self.deadline() };
+        if self.dialect == Dialect::Drbd9 {
+            return self.list_tables(about.deadline);
+        }
         let replies = self.link.dump(about, |family| request(family, about.command, NO_MINOR, 0))?;
         let mut tree = Tree::new();
         for reply in &replies {
@@ -35,6 +38,7 @@ impl Drbd {
                 return self.list_tables(about.deadline);
             }
         }
+        self.add_verify(&mut tree)?;
         Ok(tree.into_values().collect())
     }
 
@@ -47,7 +51,10 @@ impl Drbd {
             Command::GET_PEER_DEVICES,
         ];
         let about = About { command: Command::GET_RESOURCES, object: "all", deadline };
-        let build = |family: &Family| TABLES.map(|command| request(family, command, NO_MINOR, 0)).to_vec();
+        let build = |family: &Family| {
+            let paths = family.has(Command::GET_PATHS.0).then_some(Command::GET_PATHS);
+            TABLES.into_iter().chain(paths).map(|command| request(family, command, NO_MINOR, 0)).collect()
+        };
         let mut tree = Tree::new();
         for reply in self.link.dumps(about, build)?.iter().flatten() {
             let packet = Packet::parse(reply)?;
@@ -56,7 +63,9 @@ impl Drbd {
             }
             absorb(self.dialect, &mut tree, &packet, false);
         }
-        self.add_progress(false, &mut tree, about.deadline)?;
+        if self.dialect == Dialect::Drbd84 {
+            self.add_progress(false, &mut tree, about.deadline)?;
+        }
         Ok(tree.into_values().collect())
     }
 
@@ -78,6 +87,10 @@ impl Drbd {
     pub fn role(&self, name: &ResourceName) -> Result<Role> {
         // `union drbd_state`: the first two bits are the role.
         const ROLE: u32 = 3;
+        if self.dialect == Dialect::Drbd9 {
+            let found = self.get(name)?.ok_or_else(|| Error::NotFound { name: name.clone() })?;
+            return Ok(found.role);
+        }
         let about = About { command: Command::GET_STATUS, object: name.as_str(), deadline: self.deadline() };
         let replies = self.link.dump(about, |family| {
             let message = request(family, about.command, NO_MINOR, 0);
@@ -121,7 +134,17 @@ impl Drbd {
                 absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
             }
         }
-        self.add_progress(true, &mut tree, deadline)?;
+        match self.dialect {
+            Dialect::Drbd84 => self.add_progress(true, &mut tree, deadline)?,
+            Dialect::Drbd9 => {
+                let about = About { command: Command::GET_PATHS, object: name.as_str(), deadline };
+                if self.link.family(about)?.has(Command::GET_PATHS.0) {
+                    for reply in self.table(Command::GET_PATHS, Some(name), deadline)? {
+                        absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
+                    }
+                }
+            }
+        }
         Ok(tree.into_values().next())
     }
 
@@ -152,8 +175,21 @@ impl Drbd {
         Ok(replies)
     }
 
+    /// DRBD 8.4 tells how far a verify is only in a file.
+    fn add_verify(&self, tree: &mut Tree) -> Result<()> {
+        let verifies = |state: &ResourceState| {
+            state.connections.iter().flat_map(|c| &c.volumes).any(|volume| volume.repl.is_verifying())
+        };
+        if tree.values().any(verifies) {
+            let text = self.host.tree().read_opt("/proc/drbd")?.unwrap_or_default();
+            tree.values_mut().for_each(|state| insert_verify(state, &text));
+        }
+        Ok(())
+    }
+
     /// DRBD 8.4 tells the total of a resync only in the older `DRBD_ADM_GET_STATUS`.
     fn add_progress(&self, single: bool, tree: &mut Tree, deadline: Deadline) -> Result<()> {
+        self.add_verify(tree)?;
         let syncing = |state: &ResourceState| -> Vec<_> {
             let peers = state.connections.iter().flat_map(|c| &c.volumes).filter(|v| v.repl.is_syncing());
             peers.filter_map(|peer| state.volume(peer.volume)).map(|v| (v.volume, v.minor)).collect()

@@ -297,7 +297,10 @@ impl OptionRow {
 
     /// Appends the option to its nest. Bit 14 makes an old kernel refuse an option it does not know, where it would ignore it.
     pub(crate) fn encode(&self, value: &Value, message: Message) -> Message {
-        let kind = self.number | MANDATORY;
+        self.encode_as(self.number | MANDATORY, value, message)
+    }
+
+    fn encode_as(&self, kind: u16, value: &Value, message: Message) -> Message {
         match (value, self.kind) {
             (Value::Number(n), Kind::Wide { .. }) => message.with_u64(kind, *n),
             // Range-checked on the way in; what came from the kernel fits as it came.
@@ -310,6 +313,22 @@ impl OptionRow {
                 message.with(kind, &bytes)
             }
         }
+    }
+
+    /// Appends the option to its nest of DRBD 9, with bit 14 where drbdsetup sets it.
+    pub(crate) fn encode_9(&self, value: &Value, message: Message) -> Message {
+        let Some((nest, number)) = self.in_9 else { return message };
+        // The attributes that came with 9 (and the last ones of 8.4) are not mandatory in drbd-headers.
+        let is_mandatory = match nest {
+            3 => number <= 22,
+            4 => number <= 7,
+            5 => number <= 31,
+            27 => number <= 6,
+            29 => true,
+            _ => false,
+        };
+        let row = Self { number, kind: self.kind_9.unwrap_or(self.kind), ..*self };
+        row.encode_as(number | if is_mandatory { MANDATORY } else { 0 }, value, message)
     }
 
     /// Reads the option from its nest; `None` if the payload is too short for its kind.
