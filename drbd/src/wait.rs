@@ -169,7 +169,7 @@ impl Drbd {
 
     /// Waits until no verify is going on; returns what is known to differ in each volume. `drbdsetup wait-sync-resource`.
     ///
-    /// DRBD 8.4 tells nothing of how far a verify is, but in `/proc/drbd`.
+    /// How far it is stands in [`PeerVolumeState::verify`](crate::PeerVolumeState::verify).
     ///
     /// # Errors
     /// [`Error::Timeout`] with the last state; [`Error::Disconnected`] if the connection ended, and the verify with it; [`Error::NotFound`].
