@@ -287,6 +287,10 @@ impl Net {
                 if self.links.values().any(|l| l.lower == lower && l.vlan == id) {
                     return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
                 }
+                if fields.flags & fields.change & 1 != 0 && !parent.up {
+                    return Err((libc::ENETDOWN, None));
+                }
+                link.up = fields.flags & fields.change & 1 != 0;
                 (link.lower, link.vlan, link.mtu) = (lower, id, fields.mtu.unwrap_or(parent.mtu));
                 if link.mtu > parent.mtu {
                     return Err((libc::EINVAL, None));
