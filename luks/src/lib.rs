@@ -56,14 +56,14 @@ use host::plan::Undo;
 
 use apply::{Backend, Close, Opening};
 pub use error::{Error, Result};
-pub use header::{Header, Keyslot, Parsed, Version};
+pub use header::{Header, Keyslot, Parsed, Priority, Version};
 pub use host::{Bytes, DmName, Host, ParseError, Plan, Secret, Sectors};
 pub use key::{Key, VolumeKey};
 pub use name::{Cipher, Uuid};
 pub use plan::{Step, diff};
 pub use spec::{
     Discards, FormatSpec, Integrity, Kdf, KeyslotSpec, MappingSpec, OpenFlags, OtherKeys, Overwrite,
-    PlainSpec, Priority, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
+    PlainSpec, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
 };
 pub use state::{ActiveState, KeyslotState, MappingState, TokenState, VolumeState};
 #[cfg(feature = "libcryptsetup")]

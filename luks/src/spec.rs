@@ -15,7 +15,7 @@ use crate::Uuid;
 
 pub use flags::OpenFlags;
 pub use format::{FormatSpec, Integrity, Kdf, WeakKdf};
-pub use keyslot::{KeyslotSpec, Priority};
+pub use keyslot::KeyslotSpec;
 pub use plain::{PlainSpec, WipePattern};
 pub use reencrypt::{OtherKeys, ReencryptSpec, Resilience};
 

@@ -5,8 +5,9 @@ use host::Secret;
 use super::format::check_kdf;
 use super::{Volume, number};
 use crate::error::{Error, Result};
+use crate::header::Priority;
 use crate::key::Key;
-use crate::spec::{Kdf, KeyslotSpec, Priority, WeakKdf};
+use crate::spec::{Kdf, KeyslotSpec, WeakKdf};
 use crate::state::KeyslotState;
 use crate::sys::{self, Session, SlotStatus};
 
