@@ -135,10 +135,9 @@ fn offline(bench: &Bench) -> Result<(), Failed> {
 }
 
 fn rotation(bench: &Bench) -> Result<(), Failed> {
-    let bench = &bench.small()?;
     let (a, b) = (Secret::from("a"), Secret::from("b"));
     let mut killed = 0;
-    // LUKS1 is killed on files only (tests/kills_on_files.rs): its key slots take an emulated processor minutes.
+    // LUKS1 is killed on files, often (tests/kills_on_files.rs).
     for n in 0..10_u64 {
         let volume = bench.volume();
         volume.format(&quick2(), &a, Overwrite::Always)?;
@@ -160,7 +159,6 @@ fn rotation(bench: &Bench) -> Result<(), Failed> {
 }
 
 fn restore(bench: &Bench) -> Result<(), Failed> {
-    let bench = &bench.small()?;
     let b = Secret::from("b");
     for spec in [quick2(), quick1()] {
         for lines in 0..4 {
