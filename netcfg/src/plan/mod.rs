@@ -1,13 +1,14 @@
 //! From what is to what is wanted, in the only order the kernel accepts.
 
+mod bond;
 mod check;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use host::{IfName, Impact, Plan};
 
+use crate::bond::{BondOptions, settable};
 use crate::error::{Error, Result};
 use crate::spec::{BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec};
 use crate::state::{LinkKindState, LinkState, NetState};
@@ -52,6 +53,8 @@ pub enum Step {
         mtu: Option<u32>,
         /// The bond it is a port of.
         controller: Option<IfName>,
+        /// Whether it is brought up at once.
+        up: bool,
     },
     /// Deletes a link that a spec of ours made. Not undone: applying the spec makes it anew.
     DeleteLink {
@@ -62,10 +65,10 @@ pub enum Step {
     SetBond {
         /// Its name.
         name: IfName,
-        /// The options it had: miimon, up delay, down delay, notices.
-        from: (Duration, Duration, Duration, u8),
+        /// The options it had.
+        from: BondOptions,
         /// The options it is to have.
-        to: (Duration, Duration, Duration, u8),
+        to: BondOptions,
     },
     /// Chooses a bond's preferred port.
     SetPrimary {
@@ -140,30 +143,26 @@ impl fmt::Display for Step {
                 write!(f, "sysctl -w {key}=\"{to}\"")
             }
             Self::CreateBond { name, bond, mtu, mac } => {
-                let miimon = bond.miimon.as_millis();
                 let mac = mac.map(|[a, b, c, d, e, f]| {
                     format!(" address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
                 });
                 let (mac, mtu) = (mac.unwrap_or_default(), mtu_of(mtu));
-                write!(f, "ip link add {name}{mac}{mtu} type bond mode {} miimon {miimon}", bond.mode)?;
-                if miimon > 0 {
-                    let (up, down) = (bond.up_delay.as_millis(), bond.down_delay.as_millis());
-                    write!(f, " updelay {up} downdelay {down}")?;
-                }
-                bond.peer_notices.map_or(Ok(()), |n| write!(f, " num_grat_arp {n}"))
+                let options = words(&settable(&bond.options));
+                write!(f, "ip link add {name}{mac}{mtu} type bond mode {}{options}", bond.mode)
             }
-            Self::CreateVlan { name, parent, id, mtu, controller } => {
+            Self::CreateVlan { name, parent, id, mtu, controller, up } => {
                 let master = controller.as_ref().map(|c| format!(" master {c}")).unwrap_or_default();
-                write!(f, "ip link add link {parent} name {name}{}{master} type vlan id {id}", mtu_of(mtu))
+                let up = if *up { " up" } else { "" };
+                write!(
+                    f,
+                    "ip link add link {parent} name {name}{}{master}{up} type vlan id {id}",
+                    mtu_of(mtu)
+                )
             }
             Self::DeleteLink { name } => write!(f, "ip link del {name}"),
-            Self::SetBond { name, to: (miimon, up, down, notices), .. } => write!(
-                f,
-                "ip link set {name} type bond miimon {} updelay {} downdelay {} num_grat_arp {notices}",
-                miimon.as_millis(),
-                up.as_millis(),
-                down.as_millis()
-            ),
+            Self::SetBond { name, to, .. } => {
+                write!(f, "ip link set {name} type bond{}", words(&settable(to)))
+            }
             Self::SetPrimary { name, to, .. } => {
                 write!(
                     f,
@@ -181,6 +180,11 @@ impl fmt::Display for Step {
             Self::DeleteRoute { name, route } => write!(f, "ip route del {}", shown(route, name)),
         }
     }
+}
+
+/// Options as words of a command.
+fn words(options: &BondOptions) -> String {
+    options.iter().map(|(option, value)| format!(" {option} {}", option.info().show(value))).collect()
 }
 
 fn shown(route: &RouteSpec, name: &IfName) -> String {
@@ -228,7 +232,8 @@ fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Error {
 /// # Errors
 /// [`Error::Invalid`] and [`Error::NoLink`] name the link and the fix; then nothing is to be done at all.
 pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>) -> Result<Plan<Step>> {
-    check::check(state, spec)?;
+    let planner = Planner::new(state, spec);
+    check::check(&planner)?;
     let mut plan = Plan::default();
     for sysctl in &spec.sysctls {
         let path = sysctl.path();
@@ -243,12 +248,11 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
             plan.push(Step::Sysctl { path, from, to });
         }
     }
-    let planner = Planner { state, spec };
     let ordered = planner.ordered();
     let is = |link: &&LinkSpec, f: fn(&LinkKind) -> bool| f(&link.kind);
     // Network cards first, so that their VLANs can be opened; the ports among them wait for their bond.
     for link in ordered.iter().filter(|l| is(l, |k| matches!(k, LinkKind::Existing))) {
-        if spec.bond_of(&link.name).is_none() {
+        if planner.bond_of(&link.name).is_none() {
             planner.raise_mtu(link, &mut plan);
             planner.up(&link.name, &mut plan);
         }
@@ -270,8 +274,11 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
         }
     }
     for link in &ordered {
-        let is_port = spec.bond_of(&link.name).is_some();
-        if matches!(link.kind, LinkKind::Vlan { .. }) && !is_port {
+        let is_port = planner.bond_of(&link.name).is_some();
+        if let LinkKind::Vlan { parent, .. } = &link.kind
+            && !is_port
+            && (planner.seen(&link.name).is_some() || !planner.is_up_early(parent))
+        {
             planner.up(&link.name, &mut plan);
         }
     }
@@ -279,7 +286,7 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
     for link in ordered.iter().rev() {
         if let (Some(to), Some(seen)) = (link.mtu, planner.seen(&link.name))
             && to < seen.mtu
-            && spec.bond_of(&link.name).is_none()
+            && planner.bond_of(&link.name).is_none()
         {
             plan.push(Step::SetMtu { name: link.name.clone(), from: seen.mtu, to });
         }
@@ -293,7 +300,7 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
 /// are.
 #[must_use]
 pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
-    let planner = Planner { state, spec };
+    let planner = Planner::new(state, spec);
     let mut plan = Plan::default();
     let mut ordered = planner.ordered();
     ordered.reverse();
@@ -314,14 +321,52 @@ pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
     plan
 }
 
+/// State and spec, by name: with a thousand links nothing may look through all of them for each.
 struct Planner<'a> {
     state: &'a NetState,
     spec: &'a NetSpec,
+    seen: BTreeMap<&'a str, &'a LinkState>,
+    specs: BTreeMap<&'a str, &'a LinkSpec>,
+    bonds: BTreeMap<&'a str, &'a IfName>,
 }
 
 impl<'a> Planner<'a> {
+    fn new(state: &'a NetState, spec: &'a NetSpec) -> Self {
+        let mut bonds = BTreeMap::new();
+        for link in &spec.links {
+            if let LinkKind::Bond(bond) = &link.kind {
+                bonds.extend(bond.ports.iter().map(|port| (port.as_str(), &link.name)));
+            }
+        }
+        Self {
+            state,
+            spec,
+            seen: state.links.values().map(|link| (link.name.as_str(), link)).collect(),
+            specs: spec.links.iter().map(|link| (link.name.as_str(), link)).collect(),
+            bonds,
+        }
+    }
+
     fn seen(&self, name: &IfName) -> Option<&'a LinkState> {
-        self.state.link(name)
+        self.seen.get(name.as_str()).copied()
+    }
+
+    fn spec_of(&self, name: &IfName) -> Option<&'a LinkSpec> {
+        self.specs.get(name.as_str()).copied()
+    }
+
+    /// The bond that the spec makes a link a port of.
+    fn bond_of(&self, name: &IfName) -> Option<&'a IfName> {
+        self.bonds.get(name.as_str()).copied()
+    }
+
+    /// Whether a new VLAN on this link can be brought up in the message that makes it: the link is up by then.
+    fn is_up_early(&self, parent: &IfName) -> bool {
+        match self.spec_of(parent).map(|link| &link.kind) {
+            Some(LinkKind::Existing) => self.bond_of(parent).is_none(),
+            Some(_) => false,
+            None => self.seen(parent).is_some_and(|seen| seen.up),
+        }
     }
 
     /// The links, each after what it stands on.
@@ -337,7 +382,7 @@ impl<'a> Planner<'a> {
             return guard;
         }
         let below = |name: &IfName| self.depth(name, guard + 1) + 1;
-        match self.spec.link(name).map(|link| &link.kind) {
+        match self.spec_of(name).map(|link| &link.kind) {
             Some(LinkKind::Vlan { parent, .. }) => below(parent),
             Some(LinkKind::Bond(bond)) => bond.ports.iter().map(below).max().unwrap_or(0),
             _ => 0,
@@ -346,7 +391,7 @@ impl<'a> Planner<'a> {
 
     /// The hardware address of the card that a link is or stands on.
     fn card_mac(&self, name: &IfName, guard: usize) -> Option<[u8; 6]> {
-        match self.spec.link(name).map(|link| &link.kind) {
+        match self.spec_of(name).map(|link| &link.kind) {
             Some(LinkKind::Vlan { parent, .. }) if guard < self.spec.links.len() => {
                 self.card_mac(parent, guard + 1)
             }
@@ -388,23 +433,21 @@ impl<'a> Planner<'a> {
             );
             return Err(invalid(&link.name, reason));
         }
-        let from = (now.miimon, now.up_delay, now.down_delay, now.peer_notices);
-        let to = (bond.miimon, bond.up_delay, bond.down_delay, bond.peer_notices.unwrap_or(now.peer_notices));
-        if from != to {
-            plan.push(Step::SetBond { name, from, to });
-        }
+        self.options(link, seen, now, bond, plan)?;
         self.raise_mtu(link, plan);
         Ok(())
     }
 
     fn vlan(&self, link: &LinkSpec, parent: &IfName, id: VlanId, plan: &mut Plan<Step>) -> Result<()> {
         let name = link.name.clone();
-        let controller = self.spec.bond_of(&link.name).cloned();
+        let controller = self.bond_of(&link.name).cloned();
         let Some(seen) = self.seen(&link.name) else {
             // A port takes its bond's MTU.
-            let bond_mtu = controller.as_ref().and_then(|c| self.spec.link(c)).and_then(|c| c.mtu);
+            let bond_mtu = controller.as_ref().and_then(|c| self.spec_of(c)).and_then(|c| c.mtu);
             let mtu = link.mtu.or(bond_mtu);
-            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller });
+            // A port is opened by its bond, and must not be up before.
+            let up = controller.is_none() && self.is_up_early(parent);
+            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller, up });
             return Ok(());
         };
         let LinkKindState::Vlan { id: now, .. } = &seen.kind else {
@@ -431,10 +474,17 @@ impl<'a> Planner<'a> {
     fn ports(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
         let seen = self.seen(&link.name);
         for port in &bond.ports {
-            let born_as_port = self.spec.link(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
+            let born_as_port = self.spec_of(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
             match self.seen(port) {
                 None if born_as_port => {}
-                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {}
+                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {
+                    // A port that shrank with the card below it, while the bond kept its MTU: giving the bond the one it has is
+                    // no change to the kernel (dev_set_mtu).
+                    let bond_mtu = seen.map_or(now.mtu, |seen| seen.mtu);
+                    if now.mtu != bond_mtu && link.mtu.is_none_or(|mtu| mtu == bond_mtu) {
+                        plan.push(Step::SetMtu { name: port.clone(), from: now.mtu, to: bond_mtu });
+                    }
+                }
                 now => {
                     if now.is_some_and(|now| now.up) {
                         // bond_enslave refuses a link that is up; the bond opens it itself.

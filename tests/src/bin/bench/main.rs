@@ -3,6 +3,7 @@
 
 mod drbd;
 mod luks;
+mod netcfg;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -56,6 +57,7 @@ const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
+    Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
 ];
 
 fn main() -> ExitCode {
@@ -71,7 +73,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(what) = &cli.guest {
-        return drbd::guest::run(what, cli.runs).map(|()| true);
+        let part = if what.starts_with("netcfg-") { netcfg::guest::run } else { drbd::guest::run };
+        return part(what, cli.runs).map(|()| true);
     }
     let own = std::env::current_exe()?;
     let beside = own.parent().context("this program is in no directory")?;
