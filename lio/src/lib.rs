@@ -40,6 +40,7 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod journal;
 mod name;
 pub mod plan;
 mod spec;
@@ -55,6 +56,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use host::plan::{Impact, Undo};
 pub use host::{Bytes, Deadline, Host, Iqn, ParseError, Plan, Secret, Wwid};
 pub use host::CpuSet;
+pub use journal::{Recovered, Recovery};
 pub use name::{
     AclTag, BackstoreName, ChapSecret, ChapUser, CompanyId, GroupName, Lun, ProductId, Revision, Tag, UnitSerial,
     VendorId,
@@ -68,6 +70,7 @@ pub use state::{BackstoreId, BackstoreState, IscsiState, TargetState};
 pub use wire::session::SessionState;
 
 use host::exec::Module;
+use host::plan::Undone;
 use host::{Lock, Tree};
 use state::{Focus, TARGET};
 
@@ -78,6 +81,7 @@ pub struct Lio {
     host: Host,
     fabric: Fabric,
     removal: Removal,
+    disruption: Disruption,
     lock_timeout: Duration,
     grace_periods: GracePeriods,
 }
@@ -93,6 +97,20 @@ pub enum GracePeriods {
     /// processor. Two more steps, first and last. A process that is killed in between leaves it at 1, which is slow for nobody but
     /// real-time work; a later run takes it for the administrator's choice.
     Expedited,
+}
+
+/// What making a target as specified may do to those who use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Disruption {
+    /// Nothing. A change that would drop sessions is refused while somebody is logged in, and one that the kernel makes only on a disk that
+    /// is not exported is a conflict.
+    #[default]
+    Refused,
+    /// Sessions may be dropped: LUNs and ACLs that are not named any more go, queue depths change.
+    Sessions,
+    /// LUNs may be taken away and brought back too, for what the kernel changes only then: block size, serial, vendor, product, the device.
+    Unexport,
 }
 
 /// Whether what is removed can be brought back.
@@ -126,6 +144,7 @@ impl Lio {
             host: host.clone(),
             fabric: Fabric::Iscsi,
             removal: Removal::Reversible,
+            disruption: Disruption::Refused,
             lock_timeout: Duration::from_secs(10),
             grace_periods: GracePeriods::Normal,
         })
@@ -150,6 +169,13 @@ impl Lio {
     #[must_use]
     pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
+        self
+    }
+
+    /// Sets what [`ensure`](Self::ensure) may do to those who use the target; nothing by default.
+    #[must_use]
+    pub fn with_disruption(mut self, disruption: Disruption) -> Self {
+        self.disruption = disruption;
         self
     }
 
@@ -220,7 +246,11 @@ impl Lio {
         // Before anything is read: a wrong specification is wrong on every machine.
         spec.validate()?;
         self.load(spec.fabric)?;
-        self.hurried(plan::diff(&state::read(self.tree(), Focus::Spec(spec))?, spec)?)
+        let state = state::read(self.tree(), Focus::Spec(spec))?;
+        self.hurried(match self.disruption {
+            Disruption::Unexport => plan::diff_unexported(&state, spec)?,
+            Disruption::Refused | Disruption::Sessions => plan::diff(&state, spec)?,
+        })
     }
 
     /// Plans the way to what all iSCSI targets share; reads only.
@@ -318,8 +348,51 @@ impl Lio {
         let _locks = self.lock()?;
         let plan = self.plan(spec)?;
         let changes = !plan.is_empty();
+        self.refuse_disruption(spec, &plan)?;
         self.carry_out(plan)?;
         Ok(changes)
+    }
+
+    /// Refuses what would drop sessions, if there are any and it was not allowed.
+    fn refuse_disruption(&self, spec: &TargetSpec, plan: &Plan<Step>) -> Result<()> {
+        let drops = |step: &&Step| host::plan::Step::impact(*step) >= Impact::DropsSessions;
+        let Some(step) = plan.steps().iter().find(drops).filter(|_| self.disruption == Disruption::Refused) else {
+            return Ok(());
+        };
+        let file = format!("{}/fabric_statistics/iscsi_instance/sessions", plan::target_path(spec.fabric, &spec.iqn));
+        let sessions = self.tree().read_opt(file).map_err(Error::unreadable)?.unwrap_or_default();
+        match sessions.trim() {
+            "" | "0" => Ok(()),
+            count => Err(Error::Conflict {
+                object: format!("target {}", spec.iqn),
+                step: step.to_string(),
+                reason: format!(
+                    "it would drop sessions, of which there are {count}; allow it with Disruption::Sessions"
+                ),
+            }),
+        }
+    }
+
+    /// Plans what a process that died in the middle of a change had begun; `None` if none has. A new change replaces what is noted of it:
+    /// [`ensure`](Self::ensure) with the same specification gets to the end too, and needs no [`recover`](Self::recover).
+    ///
+    /// # Errors
+    /// The note cannot be read.
+    pub fn interrupted(&self) -> Result<Option<Plan<Step>>> {
+        journal::left(&self.host)
+    }
+
+    /// Undoes, or does to the end, what a process that died in the middle of a change had begun; `None` if none has. Passwords are not
+    /// noted, and neither way brings them: the result says which are missing.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the note cannot be read. What the kernel refuses is in the result, and the rest is done.
+    pub fn recover(&self, way: Recovery) -> Result<Option<Recovered>> {
+        let _locks = self.lock()?;
+        match journal::left(&self.host)? {
+            Some(plan) => journal::recover(&self.host, plan, way).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Removes a target and the backstores that only it exports; says whether it was there. Sessions are dropped first (`enable=0`), then
@@ -387,8 +460,17 @@ impl Lio {
 
     fn carry_out(&self, plan: Plan<Step>) -> Result<Undo<Step>> {
         let tree = self.tree();
-        host::plan::apply(&self.host, "lio", plan, |step| apply::run(tree, step))
-            .map_err(|failed| Error::Plan { source: Box::new(failed) })
+        let noted = journal::begin(&self.host, &plan)?;
+        let outcome = host::plan::apply(&self.host, "lio", plan, |step| apply::run(tree, step));
+        // What could not be undone stays noted, for a recovery when the cause is gone.
+        let over = match &outcome {
+            Ok(_) => true,
+            Err(failed) => matches!(failed.undone, Undone::All(_) | Undone::Nothing),
+        };
+        if noted && over {
+            journal::end(&self.host)?;
+        }
+        outcome.map_err(|failed| Error::Plan { source: Box::new(failed) })
     }
 
     /// Our lock, and targetcli's, which it takes for each command (`/var/run/targetcli.lock`): neither sees half of the other's work.

@@ -41,6 +41,12 @@ fn bench(memory: &Memory) -> Bench {
         points: usize::MAX,
         take_port,
         has_module: |_, _| true,
+        log_in: |_, target, initiator| {
+            let memory = MEMORY.lock().expect("no panic").clone();
+            lio::fake::log_in(&memory.expect("set"), target, initiator);
+            true
+        },
+        run_dir: tempfile::tempdir().expect("a directory"),
         scsi: Some([0, 0, 1, 0]),
         real: false,
     }

@@ -166,7 +166,7 @@ fn fill(path: &str, disk: &BackstoreSpec, note: &str, steps: &mut Vec<Step>) {
 }
 
 /// Why a backstore that is there cannot become the one that is wanted without being made anew.
-fn differs(is: &BackstoreState, disk: &BackstoreSpec) -> Option<String> {
+pub(super) fn differs(is: &BackstoreState, disk: &BackstoreSpec) -> Option<String> {
     let Some(now) = &is.backing else { return Some("what it is on cannot be read".to_owned()) };
     let path = |backing: &Backing| backing.path().map(|path| path.display().to_string()).unwrap_or_default();
     match (now, &disk.backing) {
@@ -200,7 +200,7 @@ fn differs(is: &BackstoreState, disk: &BackstoreSpec) -> Option<String> {
 }
 
 /// Brings an enabled backstore to its specification, as far as that can be done.
-fn correct(is: &BackstoreState, disk: &BackstoreSpec, steps: &mut Vec<Step>) -> Result<()> {
+pub(super) fn correct(is: &BackstoreState, disk: &BackstoreSpec, steps: &mut Vec<Step>) -> Result<()> {
     let object = format!("backstore {}", disk.name);
     let path = is.id.path();
     if let Some(what) = differs(is, disk) {

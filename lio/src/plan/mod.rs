@@ -8,6 +8,7 @@
 mod acl;
 mod backstore;
 mod group;
+mod reexport;
 mod refill;
 mod remove;
 mod step;
@@ -22,6 +23,7 @@ use crate::spec::{BackstoreSpec, Chap, Enabled, Fabric, IscsiSpec, TargetSpec};
 use crate::state::{AuthState, BackstoreId, BackstoreState, IscsiState, State, TARGET};
 use crate::wire::attributes::{self, Table};
 
+pub use reexport::diff_unexported;
 pub use remove::removal;
 pub use step::{Link, Step, changes};
 

@@ -150,6 +150,25 @@ fn remove_mapped(
     steps.extend(dirs);
 }
 
+/// Takes LUNs of a portal group away with all that initiators see of them, and some of their backstores.
+pub(super) fn unexport(
+    state: &State,
+    path: &str,
+    group: &GroupState,
+    luns: &BTreeSet<Lun>,
+    backstores: &BTreeSet<BackstoreId>,
+    steps: &mut Vec<Step>,
+) {
+    let acls: Vec<_> = group.acls.iter().collect();
+    let shown = |mapped: &MappedLunState| mapped.target_lun.is_some_and(|lun| luns.contains(&lun));
+    remove_mapped(path, &acls, |_, _, mapped| shown(mapped), steps);
+    let mut gone = BTreeSet::new();
+    remove_luns(state, path, group, luns, |b| backstores.contains(&b.id), &mut gone, steps);
+    for backstore in backstores.difference(&gone).filter_map(|id| state.backstores.get(id)) {
+        steps.extend(remove_backstore(state, backstore));
+    }
+}
+
 /// Removes LUNs, side by side, each with the backstore that only it exports.
 ///
 /// An unlink waits for the commands in flight (`transport_clear_lun_ref`) and then for a grace period under the group's lock, the removal of

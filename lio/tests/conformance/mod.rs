@@ -11,6 +11,7 @@
 )]
 
 mod broken;
+mod crash;
 mod model;
 mod oracle;
 
@@ -39,6 +40,10 @@ pub struct Bench {
     pub take_port: fn(&Self, u16) -> Option<TcpListener>,
     /// Whether the kernel has, or can load, a module.
     pub has_module: fn(&Self, &str) -> bool,
+    /// Logs an initiator in, where that can be done.
+    pub log_in: fn(&Self, &Iqn, &Iqn) -> bool,
+    /// Where locks and journals of the tests live.
+    pub run_dir: tempfile::TempDir,
     /// A SCSI disk nobody uses: host, channel, target, LUN.
     pub scsi: Option<[u32; 4]>,
     /// Whether it is a kernel.
@@ -71,6 +76,11 @@ pub const CASES: &[(&str, Case)] = &[
     ("every_failing_step_of_a_removal_brings_all_back", broken::failing_removal),
     ("after_every_stop_of_a_removal_a_second_run_ends_it", broken::stopped_removal),
     ("every_failing_change_leaves_the_tree_as_before", broken::failing_changes),
+    ("what_a_dead_process_began_is_rolled_back", crash::rolled_back),
+    ("what_a_dead_process_began_is_completed", crash::completed),
+    ("a_process_that_dies_within_a_step_is_rolled_back_too", crash::stopped_changes),
+    ("sessions_are_not_dropped_unless_allowed", crash::disruption),
+    ("what_changes_only_unexported_is_done_so_if_allowed", crash::unexported),
     ("the_undo_of_a_plan_leads_back", broken::undo_leads_back),
     ("what_is_not_named_any_more_is_removed", extras_go),
     ("a_changed_value_is_one_step", one_step),

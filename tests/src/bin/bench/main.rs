@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod lio;
 mod luks;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
@@ -55,6 +56,7 @@ pub(crate) struct Goal {
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
+    Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
 ];
 
@@ -71,7 +73,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(what) = &cli.guest {
-        return drbd::guest::run(what, cli.runs).map(|()| true);
+        let part = if what.starts_with("lio-") { lio::guest::run } else { drbd::guest::run };
+        return part(what, cli.runs).map(|()| true);
     }
     let own = std::env::current_exe()?;
     let beside = own.parent().context("this program is in no directory")?;
