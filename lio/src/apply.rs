@@ -123,7 +123,9 @@ fn place(path: &str) -> Place<'_> {
         [_] => Place::Fabric,
         ["iscsi", "cpus_allowed_list"] => Place::Processors,
         ["iscsi", "discovery_auth", _] => Place::DiscoveryPassword,
-        ["core", "alua", "lu_gps", _, "lu_gp_id"] | ["core", _, _, "alua", _, "tg_pt_gp_id"] => Place::GroupNumber,
+        ["core", "alua", "lu_gps", _, "lu_gp_id"] | ["core", _, _, "alua", _, "tg_pt_gp_id"] => {
+            Place::GroupNumber
+        }
         ["core", _, _, "alua", _, _] => Place::AccessGroup,
         ["core", _, _, "alua_lu_gp"] | [_, _, _, "lun", _, "alua_tg_pt_gp"] => Place::LunGroup,
         ["core", _, _] => Place::Backstore,
@@ -247,18 +249,23 @@ fn explain(tree: &Tree, step: &Step, source: TreeError) -> Error {
 /// Which of its checks an attribute of a backstore did not pass.
 fn attribute_reason(tree: &Tree, path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
-    let row = attributes::of(attributes::DEVICE, name).or_else(|| attributes::of(attributes::PASSTHROUGH, name));
-    let info = path.split("/attrib/").next().and_then(|dir| tree.read_opt(format!("{dir}/info")).ok().flatten());
+    let row =
+        attributes::of(attributes::DEVICE, name).or_else(|| attributes::of(attributes::PASSTHROUGH, name));
+    let info =
+        path.split("/attrib/").next().and_then(|dir| tree.read_opt(format!("{dir}/info")).ok().flatten());
     let exported = info.is_some_and(|info| info.starts_with("Status: ACTIVATED"));
     match row {
         Some(row) if exported && !row.while_exported => {
             format!("{name} cannot change while a LUN exports the backstore; remove the LUN first")
         }
         Some(_) if name == "emulate_write_cache" && path.contains("/core/iblock_") => {
-            "a block device has its own cache, whose setting the kernel follows (queue/write_cache)".to_owned()
+            "a block device has its own cache, whose setting the kernel follows (queue/write_cache)"
+                .to_owned()
         }
         Some(row) => format!("LIO takes {}, and no more than what the device has (hw_ files)", row.range),
-        None => "the value is out of range, or the attribute cannot change while the disk is exported".to_owned(),
+        None => {
+            "the value is out of range, or the attribute cannot change while the disk is exported".to_owned()
+        }
     }
 }
 
@@ -282,11 +289,15 @@ fn access_reason(tree: &Tree, path: &str) -> String {
     let read = |name: &str| tree.read_opt(format!("{dir}/{name}")).ok().flatten().unwrap_or_default();
     let kind = alua::number("alua_access_type", &read("alua_access_type"));
     match file {
-        _ if read("tg_pt_gp_id").trim().is_empty() => "the group has no number yet; write tg_pt_gp_id first".to_owned(),
+        _ if read("tg_pt_gp_id").trim().is_empty() => {
+            "the group has no number yet; write tg_pt_gp_id first".to_owned()
+        }
         "alua_access_state" if !matches!(kind.as_str(), "1" | "3") => {
             "the group does not allow implicit changes; write 1 or 3 to alua_access_type first".to_owned()
         }
-        "alua_access_state" => "the group does not support this state: see its alua_support_ files".to_owned(),
+        "alua_access_state" => {
+            "the group does not support this state: see its alua_support_ files".to_owned()
+        }
         _ => match attributes::of(attributes::ALUA, file) {
             Some(row) => format!("LIO takes {}", row.range),
             None => "the value is out of range".to_owned(),
@@ -297,15 +308,23 @@ fn access_reason(tree: &Tree, path: &str) -> String {
 /// Why a portal group cannot be enabled: `target_tpg_register_rtpi` is the only check that answers EINVAL.
 fn port_id_reason(tree: &Tree, path: &str) -> String {
     let own = path.rsplit_once('/').map_or(path, |(dir, _)| dir);
-    let read = |dir: &str, file: &str| tree.read_opt(format!("{dir}/{file}")).ok().flatten().unwrap_or_default();
+    let read =
+        |dir: &str, file: &str| tree.read_opt(format!("{dir}/{file}")).ok().flatten().unwrap_or_default();
     let id = read(own, "rtpi");
     for fabric in tree.dirs(TARGET).unwrap_or_default().iter().filter(|name| *name != "core") {
         for target in tree.dirs(format!("{TARGET}/{fabric}")).unwrap_or_default() {
             let dir = format!("{TARGET}/{fabric}/{target}");
             for group in tree.dirs(&dir).unwrap_or_default() {
                 let other = format!("{dir}/{group}");
-                if other != own && !id.is_empty() && read(&other, "rtpi") == id && read(&other, "enable").trim() == "1" {
-                    return format!("{target} {group} has the relative port identifier {} too; choose another one", id.trim());
+                if other != own
+                    && !id.is_empty()
+                    && read(&other, "rtpi") == id
+                    && read(&other, "enable").trim() == "1"
+                {
+                    return format!(
+                        "{target} {group} has the relative port identifier {} too; choose another one",
+                        id.trim()
+                    );
                 }
             }
         }

@@ -150,9 +150,7 @@ fn done(host: &Host, step: &Step) -> bool {
 /// Whether a step has left something to take back.
 fn touched(host: &Host, step: &Step) -> bool {
     match step {
-        Step::Write { path, before: Some(before), .. } => {
-            now(host, path).is_some_and(|now| now != *before)
-        }
+        Step::Write { path, before: Some(before), .. } => now(host, path).is_some_and(|now| now != *before),
         // Of a new object: it goes with it.
         Step::Write { before: None, .. } => false,
         Step::WriteSecret { path, .. } | Step::ClearSecret { path, .. } => there(host, path),
@@ -205,7 +203,9 @@ fn parse(text: &str) -> Vec<Step> {
             _ => continue,
         };
         match (line.starts_with(' '), steps.last_mut()) {
-            (true, Some(Step::RemoveDir { restore, .. } | Step::Unlink { restore, .. })) => restore.push(step),
+            (true, Some(Step::RemoveDir { restore, .. } | Step::Unlink { restore, .. })) => {
+                restore.push(step)
+            }
             _ => steps.push(step),
         }
     }
@@ -238,7 +238,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_without_passwords() {
-        let restore = vec![Step::write("/a/b", "x y\t\u{fc}\\", None), Step::ClearSecret { path: "/a/p".into(), before: None }];
+        let restore = vec![
+            Step::write("/a/b", "x y\t\u{fc}\\", None),
+            Step::ClearSecret { path: "/a/p".into(), before: None },
+        ];
         let steps = vec![
             Step::make("/a"),
             Step::write("/a/b", "'1'", Some("NULL".to_owned())),

@@ -53,18 +53,18 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::{Error, ErrorKind, Result};
+pub use host::CpuSet;
 pub use host::plan::{Impact, Undo};
 pub use host::{Bytes, Deadline, Host, Iqn, ParseError, Plan, Secret, Wwid};
-pub use host::CpuSet;
 pub use journal::{Recovered, Recovery};
 pub use name::{
-    AclTag, BackstoreName, ChapSecret, ChapUser, CompanyId, GroupName, Lun, ProductId, Revision, Tag, UnitSerial,
-    VendorId,
+    AclTag, BackstoreName, ChapSecret, ChapUser, CompanyId, GroupName, Lun, ProductId, Revision, Tag,
+    UnitSerial, VendorId,
 };
 pub use plan::Step;
 pub use spec::{
-    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Chap, DemoMode, Enabled, Fabric, FileIo,
-    IscsiSpec, LuGroup, MappedLunSpec, Memory, TargetSpec, Transport, WriteCache,
+    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Chap, DemoMode, Enabled, Fabric,
+    FileIo, IscsiSpec, LuGroup, MappedLunSpec, Memory, TargetSpec, Transport, WriteCache,
 };
 pub use state::{BackstoreId, BackstoreState, IscsiState, TargetState};
 pub use wire::session::SessionState;
@@ -219,7 +219,9 @@ impl Lio {
     /// # Errors
     /// A file cannot be read.
     pub fn get(&self, iqn: &Iqn) -> Result<Option<TargetState>> {
-        Ok(state::read(self.tree(), Focus::Target(self.fabric, iqn))?.targets.remove(&(self.fabric, iqn.clone())))
+        Ok(state::read(self.tree(), Focus::Target(self.fabric, iqn))?
+            .targets
+            .remove(&(self.fabric, iqn.clone())))
     }
 
     /// Lists who is logged in. Of an initiator with an ACL the kernel shows the newest session only
@@ -247,10 +249,14 @@ impl Lio {
         spec.validate()?;
         self.load(spec.fabric)?;
         let state = state::read(self.tree(), Focus::Spec(spec))?;
-        self.hurried(match self.disruption {
-            Disruption::Unexport => plan::diff_unexported(&state, spec)?,
-            Disruption::Refused | Disruption::Sessions => plan::diff(&state, spec)?,
-        })
+        let plan = match (plan::diff(&state, spec), self.disruption) {
+            (Err(conflict), Disruption::Unexport) if conflict.kind() == ErrorKind::Conflict => {
+                let full = state::read(self.tree(), Focus::Removal(spec.fabric, &spec.iqn))?;
+                plan::diff_unexported(&state, &full, spec)?
+            }
+            (plan, _) => plan?,
+        };
+        self.hurried(plan)
     }
 
     /// Plans the way to what all iSCSI targets share; reads only.
@@ -356,10 +362,14 @@ impl Lio {
     /// Refuses what would drop sessions, if there are any and it was not allowed.
     fn refuse_disruption(&self, spec: &TargetSpec, plan: &Plan<Step>) -> Result<()> {
         let drops = |step: &&Step| host::plan::Step::impact(*step) >= Impact::DropsSessions;
-        let Some(step) = plan.steps().iter().find(drops).filter(|_| self.disruption == Disruption::Refused) else {
+        let Some(step) = plan.steps().iter().find(drops).filter(|_| self.disruption == Disruption::Refused)
+        else {
             return Ok(());
         };
-        let file = format!("{}/fabric_statistics/iscsi_instance/sessions", plan::target_path(spec.fabric, &spec.iqn));
+        let file = format!(
+            "{}/fabric_statistics/iscsi_instance/sessions",
+            plan::target_path(spec.fabric, &spec.iqn)
+        );
         let sessions = self.tree().read_opt(file).map_err(Error::unreadable)?.unwrap_or_default();
         match sessions.trim() {
             "" | "0" => Ok(()),
@@ -452,7 +462,9 @@ impl Lio {
 
     /// Loads the module of a fabric that the kernel does not load by itself at the first `mkdir` (`target_core_register_fabric`).
     fn load(&self, fabric: Fabric) -> Result<()> {
-        if fabric != Fabric::Vhost || self.tree().exists(format!("{TARGET}/vhost")).map_err(Error::unreadable)? {
+        if fabric != Fabric::Vhost
+            || self.tree().exists(format!("{TARGET}/vhost")).map_err(Error::unreadable)?
+        {
             return Ok(());
         }
         load(&self.host, Module::VHOST_SCSI)
@@ -493,7 +505,10 @@ fn load(host: &Host, module: Module) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::NotLoaded {
             missing: format!("the kernel module {} is not loaded", module.name),
-            fix: format!("run \"modprobe {}\" on the machine itself (in a container: on its host)", module.name),
+            fix: format!(
+                "run \"modprobe {}\" on the machine itself (in a container: on its host)",
+                module.name
+            ),
             source: Some(Box::new(error)),
         }),
     }

@@ -346,7 +346,12 @@ word_type!(
     "group name",
     "The name of an asymmetric access group or of a group of backstores: 1 to 127 of letters, digits and `-_.:+@`."
 );
-word_type!(AclTag, 63, "tag of an ACL", "The label of an ACL (`tag`): 1 to 63 of letters, digits and `-_.:+@`.");
+word_type!(
+    AclTag,
+    63,
+    "tag of an ACL",
+    "The label of an ACL (`tag`): 1 to 63 of letters, digits and `-_.:+@`."
+);
 
 /// A CHAP user name: 1 to 255 bytes, no line break, not beginning with `NULL`, by which LIO means "unset".
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

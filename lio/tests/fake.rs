@@ -65,7 +65,9 @@ fn take_port(_: &Bench, port: u16) -> Option<TcpListener> {
 #[test]
 fn the_fake_conforms() {
     let kernels = [lio::fake::Kernel::V6_1, lio::fake::Kernel::V6_12];
-    for (kernel, (name, case)) in kernels.into_iter().flat_map(|k| conformance::CASES.iter().map(move |c| (k, c))) {
+    for (kernel, (name, case)) in
+        kernels.into_iter().flat_map(|k| conformance::CASES.iter().map(move |c| (k, c)))
+    {
         eprintln!("{name} {kernel:?}");
         let memory = memory_of(kernel);
         *MEMORY.lock().expect("no panic") = Some(memory.clone());

@@ -37,7 +37,17 @@ fn bench() -> Bench {
         std::process::Command::new("/sbin/modprobe").arg(name).output().ok();
         bench.host.tree().exists(loaded).unwrap_or(false)
     };
-    Bench { host: Host::live(), disks, points: 10, take_port, has_module, log_in: |_, _, _| false, run_dir: tempfile::tempdir().expect("a directory"), scsi: None, real: true }
+    Bench {
+        host: Host::live(),
+        disks,
+        points: 10,
+        take_port,
+        has_module,
+        log_in: |_, _, _| false,
+        run_dir: tempfile::tempdir().expect("a directory"),
+        scsi: None,
+        real: true,
+    }
 }
 
 /// One LUN, two portals, one ACL: what a takeover makes.

@@ -29,7 +29,11 @@ impl Configfs {
         nodes.put(&format!("{path}/pr/res_aptpl_metadata"), "Ready to process PR APTPL metadata..\n");
         let attrib = format!("{path}/attrib");
         let passthrough = matches!(plugin, "pscsi" | "user");
-        self.put_values(nodes, &attrib, if passthrough { attributes::PASSTHROUGH } else { attributes::DEVICE });
+        self.put_values(
+            nodes,
+            &attrib,
+            if passthrough { attributes::PASSTHROUGH } else { attributes::DEVICE },
+        );
         if plugin == "pscsi" {
             nodes.take(&format!("{attrib}/cmd_time_out"));
             nodes.take(&format!("{attrib}/qfull_time_out"));
@@ -77,7 +81,10 @@ impl Configfs {
                         }
                         _ => {}
                     }
-                    self.control.entry(device.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+                    self.control
+                        .entry(device.to_owned())
+                        .or_default()
+                        .insert(key.to_owned(), value.to_owned());
                 }
                 Ok(String::new())
             }
@@ -94,7 +101,8 @@ impl Configfs {
             ["alias" | "udev_path"] => Ok(line(value)),
             ["alua_lu_gp"] => {
                 let name = Some(value).filter(|name| *name != "NULL").unwrap_or("default_lu_gp");
-                let id = nodes.text(&format!("{TARGET}/core/alua/lu_gps/{name}/lu_gp_id")).ok_or(libc::ENODEV)?;
+                let id =
+                    nodes.text(&format!("{TARGET}/core/alua/lu_gps/{name}/lu_gp_id")).ok_or(libc::ENODEV)?;
                 let member = device.strip_prefix(&format!("{TARGET}/core/")).unwrap_or(device);
                 Self::set_member(nodes, &line(member), Some(name));
                 Ok(format!("LU Group Alias: {name}\nLU Group ID: {id}"))
@@ -116,7 +124,9 @@ impl Configfs {
             }
             ["wwn", _] => Ok(line(value)),
             ["attrib", name] => self.write_attribute(nodes, device, name, value, enabled, exported),
-            ["alua", group, name] => Self::write_access_group(nodes, &format!("{device}/alua/{group}"), name, value, enabled),
+            ["alua", group, name] => {
+                Self::write_access_group(nodes, &format!("{device}/alua/{group}"), name, value, enabled)
+            }
             _ => Ok(text.to_owned()),
         }
     }
@@ -142,10 +152,16 @@ impl Configfs {
             _ if row.range == Range::ReadOnly => Err(row.errno),
             _ if exported && !row.while_exported => Err(libc::EINVAL),
             // 6.1 dereferences a null pointer here; 6.12 answers this.
-            "emulate_tpu" | "emulate_tpws" | "unmap_zeroes_data" if !enabled && value != "0" => Err(libc::ENODEV),
-            "emulate_tpu" | "emulate_tpws" if value == "1" && !device.contains("/core/fileio_") => Err(libc::ENOSYS),
+            "emulate_tpu" | "emulate_tpws" | "unmap_zeroes_data" if !enabled && value != "0" => {
+                Err(libc::ENODEV)
+            }
+            "emulate_tpu" | "emulate_tpws" if value == "1" && !device.contains("/core/fileio_") => {
+                Err(libc::ENOSYS)
+            }
             "emulate_write_cache" if value != "0" && device.contains("/core/iblock_") => Err(libc::EINVAL),
-            "alua_support" | "pgr_support" if value != now.trim() && !device.contains("/core/user_") => Err(libc::ENOSYS),
+            "alua_support" | "pgr_support" if value != now.trim() && !device.contains("/core/user_") => {
+                Err(libc::ENOSYS)
+            }
             "optimal_sectors" if value.parse::<u32>().is_ok_and(|n| n > 1024) => Err(libc::EINVAL),
             "queue_depth" if value.parse::<u32>().is_ok_and(|n| n > 128) => Err(libc::EINVAL),
             // It acts, and stays 0.
@@ -155,7 +171,13 @@ impl Configfs {
     }
 
     /// `target_core_alua_tg_pt_gp_attrs`.
-    fn write_access_group(nodes: &mut Nodes, group: &str, name: &str, value: &str, enabled: bool) -> Outcome<String> {
+    fn write_access_group(
+        nodes: &mut Nodes,
+        group: &str,
+        name: &str,
+        value: &str,
+        enabled: bool,
+    ) -> Outcome<String> {
         let text = |file: &str| nodes.text(&format!("{group}/{file}")).unwrap_or_default().trim().to_owned();
         let id = text("tg_pt_gp_id");
         if name == "tg_pt_gp_id" {
@@ -168,7 +190,8 @@ impl Configfs {
             });
             return if id.is_empty() && !twin { Ok(line(&number.to_string())) } else { Err(libc::EINVAL) };
         }
-        let numbered = name.starts_with("alua_support_") || matches!(name, "alua_access_state" | "alua_access_status" | "alua_write_metadata");
+        let numbered = name.starts_with("alua_support_")
+            || matches!(name, "alua_access_state" | "alua_access_status" | "alua_write_metadata");
         if id.is_empty() && numbered {
             return Err(libc::EINVAL);
         }
@@ -204,7 +227,8 @@ impl Configfs {
             let file = format!("{dir}/{name}/members");
             let now = nodes.text(&file).unwrap_or_default();
             let kept = now.replace(member, "");
-            let new = if group == Some(name.as_str()) && name != "default_lu_gp" { kept + member } else { kept };
+            let new =
+                if group == Some(name.as_str()) && name != "default_lu_gp" { kept + member } else { kept };
             if new != now {
                 nodes.put(&file, new);
             }
@@ -222,29 +246,40 @@ impl Configfs {
         let rest = match plugin {
             "rd_mcp" => {
                 let (pages, null) = (number("rd_pages").ok_or(libc::EINVAL)?, on("rd_nullio"));
-                format!("        TCM RamDisk ID: 0  RamDisk Makeup: rd_mcp\n        PAGES/PAGE_SIZE: {pages}*4096  SG_table_count: 1  nullio: {null} dummy: 0\n")
+                format!(
+                    "        TCM RamDisk ID: 0  RamDisk Makeup: rd_mcp\n        PAGES/PAGE_SIZE: {pages}*4096  SG_table_count: 1  nullio: {null} dummy: 0\n"
+                )
             }
             "fileio" => {
-                let (path, size) = (get("fd_dev_name").ok_or(libc::EINVAL)?, number("fd_dev_size").ok_or(libc::EINVAL)?);
+                let (path, size) =
+                    (get("fd_dev_name").ok_or(libc::EINVAL)?, number("fd_dev_size").ok_or(libc::EINVAL)?);
                 if on("fd_buffered_io") == 1 {
                     nodes.put(&format!("{device}/attrib/emulate_write_cache"), "1\n");
                 }
                 let mode = if on("fd_buffered_io") == 1 { "Buffered-WCE" } else { "O_DSYNC" };
-                format!("        TCM FILEIO ID: 0        File: {path}  Size: {size}  Mode: {mode} Async: {}\n", on("fd_async_io"))
+                format!(
+                    "        TCM FILEIO ID: 0        File: {path}  Size: {size}  Mode: {mode} Async: {}\n",
+                    on("fd_async_io")
+                )
             }
             "pscsi" => {
                 let part = |key: &str| number(key).ok_or(libc::EINVAL);
                 let (host, channel) = (part("scsi_host_id")?, part("scsi_channel_id")?);
                 let (target, lun) = (part("scsi_target_id")?, part("scsi_lun_id")?);
-                format!("        SCSI Device Bus Location: Channel ID: {channel} Target ID: {target} LUN: {lun} Host ID: {host}\n")
+                format!(
+                    "        SCSI Device Bus Location: Channel ID: {channel} Target ID: {target} LUN: {lun} Host ID: {host}\n"
+                )
             }
             "user" => {
-                let (config, size) = (get("dev_config").ok_or(libc::EINVAL)?, number("dev_size").ok_or(libc::EINVAL)?);
+                let (config, size) =
+                    (get("dev_config").ok_or(libc::EINVAL)?, number("dev_size").ok_or(libc::EINVAL)?);
                 if let Some(block) = number("hw_block_size") {
                     nodes.put(&format!("{device}/attrib/hw_block_size"), line(&block.to_string()));
                 }
                 let area = number("max_data_area_mb").unwrap_or(8);
-                format!("        Config: {config} Size: {size} MaxDataAreaMB: {area} DataPagesPerBlk: 1 CmdRingSizeMB: 8\n")
+                format!(
+                    "        Config: {config} Size: {size} MaxDataAreaMB: {area} DataPagesPerBlk: 1 CmdRingSizeMB: 8\n"
+                )
             }
             _ => self.open_block(nodes, device)?,
         };
@@ -271,6 +306,8 @@ impl Configfs {
             _ => {}
         }
         let read_only = u8::from(read_only);
-        Ok(format!("        iBlock device: vdb  UDEV PATH: {path}  readonly: {read_only}\n        Major: 254 Minor: 16  CLAIMED: IBLOCK\n"))
+        Ok(format!(
+            "        iBlock device: vdb  UDEV PATH: {path}  readonly: {read_only}\n        Major: 254 Minor: 16  CLAIMED: IBLOCK\n"
+        ))
     }
 }

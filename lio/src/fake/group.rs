@@ -15,7 +15,9 @@ impl Configfs {
         ["lun", "np", "acls"].iter().for_each(|dir| nodes.put_dir(&format!("{path}/{dir}")));
         self.put_values(nodes, &format!("{path}/attrib"), attributes::GROUP);
         self.put_values(nodes, &format!("{path}/param"), attributes::PARAMETER);
-        ["IFMarkInt", "OFMarkInt"].iter().for_each(|key| nodes.put(&format!("{path}/param/{key}"), "Reject\n"));
+        ["IFMarkInt", "OFMarkInt"]
+            .iter()
+            .for_each(|key| nodes.put(&format!("{path}/param/{key}"), "Reject\n"));
         Self::make_auth(nodes, &format!("{path}/auth"));
     }
 
@@ -52,7 +54,13 @@ impl Configfs {
         }
     }
 
-    pub(super) fn write_group(&self, nodes: &mut Nodes, group: &str, file: &[&str], text: &str) -> Outcome<String> {
+    pub(super) fn write_group(
+        &self,
+        nodes: &mut Nodes,
+        group: &str,
+        file: &[&str],
+        text: &str,
+    ) -> Outcome<String> {
         let value = text.trim_end();
         let in_range = |range: std::ops::RangeInclusive<i64>| {
             value.parse::<i64>().ok().filter(|n| range.contains(n)).map(|_| line(value)).ok_or(libc::EINVAL)
@@ -105,7 +113,9 @@ impl Configfs {
                 // Without a link there is nothing to protect, and nobody complains (core_update_device_list_access).
                 in_range(0..=1).map(|written| if linked { written } else { String::new() })
             }
-            ["lun", lun, "alua_tg_pt_gp"] => Self::move_lun(nodes, &format!("{group}/lun/{lun}/alua_tg_pt_gp"), text),
+            ["lun", lun, "alua_tg_pt_gp"] => {
+                Self::move_lun(nodes, &format!("{group}/lun/{lun}/alua_tg_pt_gp"), text)
+            }
             _ => Ok(line(value)),
         }
     }
@@ -131,7 +141,9 @@ impl Configfs {
         let on = |path: &str| Self::is_on(nodes, &format!("{}/enable", parent(path)));
         let taken: Vec<u16> = nodes
             .iter()
-            .filter(|(path, _)| path.starts_with(TARGET) && path.ends_with("/rtpi") && *path != file && on(path))
+            .filter(|(path, _)| {
+                path.starts_with(TARGET) && path.ends_with("/rtpi") && *path != file && on(path)
+            })
             .filter_map(|(path, _)| nodes.text(path).map(|text| number(&text)))
             .collect();
         match number(&now) {

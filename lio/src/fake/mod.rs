@@ -268,7 +268,9 @@ impl Rules for Configfs {
             Some(["core", "alua", "lu_gps"]) => {
                 // Once and for all.
                 match nodes.text(path) {
-                    Some(now) if path.ends_with("/lu_gp_id") && now.trim() != "0" => return Err(libc::EINVAL),
+                    Some(now) if path.ends_with("/lu_gp_id") && now.trim() != "0" => {
+                        return Err(libc::EINVAL);
+                    }
                     _ => line(text.trim_end()),
                 }
             }
@@ -285,7 +287,9 @@ impl Rules for Configfs {
                 naa if naa.starts_with("naa.") => line(naa),
                 _ => return Err(libc::EINVAL),
             },
-            Some(["loopback" | "vhost", ..]) if path.ends_with("/alua_tg_pt_gp") => Self::move_lun(nodes, path, &text)?,
+            Some(["loopback" | "vhost", ..]) if path.ends_with("/alua_tg_pt_gp") => {
+                Self::move_lun(nodes, path, &text)?
+            }
             _ => line(text.trim_end()),
         };
         plain_write(nodes, path, content.as_bytes())

@@ -111,7 +111,9 @@ impl<'a> Planner<'a> {
             Some(LuGroupState { id: Some(id), .. }) if *id == group.id => {}
             Some(LuGroupState { id: None, .. }) => self.steps.push(number),
             Some(LuGroupState { id: Some(id), .. }) => {
-                let reason = format!("it has the number {id}, which the kernel sets once; use that one or another name");
+                let reason = format!(
+                    "it has the number {id}, which the kernel sets once; use that one or another name"
+                );
                 return Err(conflict(format!("group of backstores {}", group.name), &number, reason));
             }
             None if self.lu_groups.contains(group.name.as_str()) => {}
@@ -128,11 +130,13 @@ impl<'a> Planner<'a> {
         let Some(serial) = &disk.serial else { return Ok(()) };
         let company = disk.company.unwrap_or_default();
         let twin = |other: &&&BackstoreState| {
-            let same_place = other.id.name == disk.name.as_str() && other.id.plugin() == disk.backing.plugin();
+            let same_place =
+                other.id.name == disk.name.as_str() && other.id.plugin() == disk.backing.plugin();
             let theirs = other.company.and_then(|id| CompanyId::try_from(id).ok()).unwrap_or_default();
             !same_place && theirs == company
         };
-        let Some(other) = self.identities.get(&serial.digits()).and_then(|others| others.iter().find(twin)) else {
+        let Some(other) = self.identities.get(&serial.digits()).and_then(|others| others.iter().find(twin))
+        else {
             return Ok(());
         };
         Err(Error::invalid(
@@ -176,7 +180,8 @@ pub(super) fn differs(is: &BackstoreState, disk: &BackstoreSpec) -> Option<Strin
         _ if is.access != disk.access => Some("its device was opened with another access mode".to_owned()),
         (Backing::Ramdisk { memory: a, .. }, Backing::Ramdisk { memory: b, .. }) => {
             let (now, wanted) = (now.pages().unwrap_or(0), disk.backing.pages().unwrap_or(0));
-            (now != wanted || a != b).then(|| format!("it has {now} pages and shall have {wanted}, or keeps data and shall not"))
+            (now != wanted || a != b)
+                .then(|| format!("it has {now} pages and shall have {wanted}, or keeps data and shall not"))
         }
         (
             Backing::File { path, size: a, cache, io },
@@ -184,16 +189,20 @@ pub(super) fn differs(is: &BackstoreState, disk: &BackstoreSpec) -> Option<Strin
         ) => {
             // Of a device the size is the device's.
             let size = a == b || path.starts_with("/dev");
-            (!size || cache != other_cache || io != other_io)
-                .then(|| format!("it has {} bytes and shall have {}, or is cached or read in another way", a.0, b.0))
+            (!size || cache != other_cache || io != other_io).then(|| {
+                format!("it has {} bytes and shall have {}, or is cached or read in another way", a.0, b.0)
+            })
         }
         (
             Backing::User { config, size, block_size, data_area },
             Backing::User { config: other, size: other_size, block_size: block, data_area: area },
         ) => {
             let set = |wanted: &Option<u32>, is: &Option<u32>| wanted.is_none() || wanted == is;
-            let same = config == other && size == other_size && set(block, block_size) && set(area, data_area);
-            (!same).then(|| format!("it is {config} of {} bytes and shall be {other} of {}", size.0, other_size.0))
+            let same =
+                config == other && size == other_size && set(block, block_size) && set(area, data_area);
+            (!same).then(|| {
+                format!("it is {config} of {} bytes and shall be {other} of {}", size.0, other_size.0)
+            })
         }
         (now, wanted) => (now != wanted).then(|| format!("it is {now:?} and shall be {wanted:?}")),
     }
@@ -265,7 +274,9 @@ fn correct_group(
         None => steps.push(Step::make(&dir)),
         Some(AluaGroupState { id: Some(id), .. }) if *id != want.id => {
             let step = Step::write(format!("{dir}/tg_pt_gp_id"), want.id.to_string(), None);
-            let reason = format!("access group {name} has the number {id}, which the kernel sets once; use that one or another name");
+            let reason = format!(
+                "access group {name} has the number {id}, which the kernel sets once; use that one or another name"
+            );
             return Err(conflict(object, &step, reason));
         }
         Some(_) => {}

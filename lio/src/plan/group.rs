@@ -39,11 +39,21 @@ impl<'a> Planner<'a> {
         let (have, parameters) = (group.map(|g| &g.attributes), group.map(|g| &g.parameters));
         // Attributes first: "authentication" edits AuthMethod (iscsi_target_tpg.c).
         self.steps.extend(values(&format!("{path}/attrib"), &spec.all_attributes(), have, attributes::GROUP));
-        self.steps.extend(values(&format!("{path}/param"), &spec.parameters, parameters, attributes::PARAMETER));
+        self.steps.extend(values(
+            &format!("{path}/param"),
+            &spec.parameters,
+            parameters,
+            attributes::PARAMETER,
+        ));
         if spec.demo_mode == DemoMode::Allowed || spec.auth != Credentials::default() {
             let none = AuthState::default();
             let is = group.map_or(&none, |group| &group.auth);
-            authentication(&format!("{path}/auth"), (spec.auth.chap(), spec.auth.mutual()), is, &mut self.steps);
+            authentication(
+                &format!("{path}/auth"),
+                (spec.auth.chap(), spec.auth.mutual()),
+                is,
+                &mut self.steps,
+            );
         }
         if let Some(id) = spec.port_id
             && group.and_then(|group| group.port_id) != Some(id)
@@ -61,7 +71,9 @@ impl<'a> Planner<'a> {
             match group.and_then(|group| group.nexus.as_ref()) {
                 Some(is) if is == nexus => {}
                 Some(is) => {
-                    let reason = format!("its initiator is {is}, which changes only while it has no LUNs; remove the target first");
+                    let reason = format!(
+                        "its initiator is {is}, which changes only while it has no LUNs; remove the target first"
+                    );
                     let step = Step::write(file, nexus.as_str(), None);
                     return Err(conflict(format!("target {}", spec.iqn), &step, reason));
                 }
@@ -143,8 +155,10 @@ pub(super) fn portals(
         if is.is_none() {
             let step = Step::make(&dir);
             if let Some(other) = siblings.iter().find(|sibling| sibling.tag != spec.tag && here(sibling)) {
-                let reason =
-                    format!("it is a portal of {} of the same target; a portal is in one group only", other.dir);
+                let reason = format!(
+                    "it is a portal of {} of the same target; a portal is in one group only",
+                    other.dir
+                );
                 return Err(conflict(format!("portal {portal}"), &step, reason));
             }
             steps.push(step);
@@ -153,8 +167,12 @@ pub(super) fn portals(
         let dir = is.map_or(dir, |is| format!("{path}/np/{}", is.name));
         // A portal whose transport a specification does not name may be of another kind: only what is asked for is read.
         if now != wanted {
-            steps.extend(now.file().map(|file| Step::write(format!("{dir}/{file}"), "0", Some("1".to_owned()))));
-            steps.extend(wanted.file().map(|file| Step::write(format!("{dir}/{file}"), "1", Some("0".to_owned()))));
+            steps.extend(
+                now.file().map(|file| Step::write(format!("{dir}/{file}"), "0", Some("1".to_owned()))),
+            );
+            steps.extend(
+                wanted.file().map(|file| Step::write(format!("{dir}/{file}"), "1", Some("0".to_owned()))),
+            );
         }
     }
     Ok(())

@@ -13,9 +13,11 @@ use crate::state::State;
 /// As [`diff`], and what would be a conflict because a LUN exports the disk is done with the LUN taken away: the target stops serving, the
 /// LUNs concerned are unlinked, and all is made as specified. A disk that other targets export too stays a conflict.
 ///
+/// `full` was read with [`Focus::Removal`](crate::state::Focus::Removal): what is made anew must be able to come back.
+///
 /// # Errors
 /// As [`diff`].
-pub fn diff_unexported(state: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
+pub fn diff_unexported(state: &State, full: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
     let conflict = match diff(state, spec) {
         Err(error) if error.kind() == crate::ErrorKind::Conflict => error,
         other => return other,
@@ -47,9 +49,10 @@ pub fn diff_unexported(state: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
     if is.enabled && spec.fabric == Fabric::Iscsi {
         steps.push(Step::write(format!("{path}/enable"), "0", Some("1".to_owned())));
     }
-    remove::unexport(state, &path, is, &luns, &gone, &mut steps);
+    remove::unexport(full, &path, is, &luns, &gone, &mut steps);
     let group = without.targets.get_mut(&(spec.fabric, spec.iqn.clone()));
-    if let Some(group) = group.and_then(|target| target.groups.iter_mut().find(|group| group.tag == spec.tag)) {
+    if let Some(group) = group.and_then(|target| target.groups.iter_mut().find(|group| group.tag == spec.tag))
+    {
         group.enabled = spec.fabric != Fabric::Iscsi && group.enabled;
         group.luns.retain(|lun, _| !luns.contains(lun));
         for acl in group.acls.values_mut() {

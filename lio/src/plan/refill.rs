@@ -72,10 +72,13 @@ pub(super) fn backstore(is: &BackstoreState) -> Option<Vec<Step>> {
     steps.extend(
         is.vendor.clone().filter(|v| v != "LIO-ORG" && !v.is_empty()).map(|v| write("wwn/vendor_id", v)),
     );
-    let plugins_own =
-        |product: &String| matches!(product.as_str(), "" | "IBLOCK" | "FILEIO" | "RAMDISK-MCP" | "TCMU" | "USER");
+    let plugins_own = |product: &String| {
+        matches!(product.as_str(), "" | "IBLOCK" | "FILEIO" | "RAMDISK-MCP" | "TCMU" | "USER")
+    };
     steps.extend(is.product.clone().filter(|p| !plugins_own(p)).map(|p| write("wwn/product_id", p)));
-    steps.extend(is.revision.clone().filter(|r| r != "4.0" && !r.is_empty()).map(|r| write("wwn/revision", r)));
+    steps.extend(
+        is.revision.clone().filter(|r| r != "4.0" && !r.is_empty()).map(|r| write("wwn/revision", r)),
+    );
     steps.extend(is.serial.clone().map(|serial| write("wwn/vpd_unit_serial", serial)));
     if matches!(backing, crate::spec::Backing::Scsi { .. }) {
         steps.retain(|step| !step.path().contains("/wwn/"));

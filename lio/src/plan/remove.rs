@@ -44,7 +44,8 @@ pub fn removal(state: &State, fabric: Fabric, iqn: &Iqn) -> Plan<Step> {
             remove_luns(state, &path, group, &luns, goes, &mut gone, &mut steps);
             for portal in &group.portals {
                 let dir = format!("{path}/np/{}", portal.name);
-                let restore = portal.transport.file().map(|file| Step::write(format!("{dir}/{file}"), "1", None));
+                let restore =
+                    portal.transport.file().map(|file| Step::write(format!("{dir}/{file}"), "1", None));
                 steps.push(Step::remove(dir, restore.into_iter().collect()));
             }
             steps.push(Step::remove(&path, refill::group(&path, group)));
@@ -210,7 +211,9 @@ fn remove_backstore(state: &State, backstore: &BackstoreState) -> Vec<Step> {
     let path = backstore.id.path();
     let groups = refill::alua(&path, backstore);
     let mut steps: Vec<_> = groups.into_iter().map(|(dir, restore)| Step::remove(dir, restore)).collect();
-    restore.extend(backstore.lu_group.as_ref().map(|name| Step::write(format!("{path}/alua_lu_gp"), name, None)));
+    restore.extend(
+        backstore.lu_group.as_ref().map(|name| Step::write(format!("{path}/alua_lu_gp"), name, None)),
+    );
     steps.push(Step::remove(&path, restore));
     let alone = state.adapters.get(&backstore.id.adapter).is_some_and(|names| names.len() == 1);
     if alone {

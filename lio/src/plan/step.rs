@@ -158,9 +158,9 @@ impl host::plan::Step for Step {
             Self::Unlink { link, restore } => {
                 std::iter::once(Self::Link { link: link.clone() }).chain(restore.iter().cloned()).collect()
             }
-            Self::Together { lanes } => {
-                Self::together(lanes.iter().map(|lane| lane.iter().rev().flat_map(host::plan::Step::undo).collect()))
-            }
+            Self::Together { lanes } => Self::together(
+                lanes.iter().map(|lane| lane.iter().rev().flat_map(host::plan::Step::undo).collect()),
+            ),
         }
     }
 

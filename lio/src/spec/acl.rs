@@ -119,4 +119,3 @@ impl AclSpec {
         known(&object(), attributes::ACL, &self.attributes)
     }
 }
-

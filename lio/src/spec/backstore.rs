@@ -167,7 +167,10 @@ impl Backing {
         // control splits at commas and newlines and cuts what is too long (target_core_iblock.c, target_core_file.c).
         let path = |path: &Path, most: usize| {
             let text = path.to_string_lossy();
-            match path.is_absolute() && text.len() <= most && !text.chars().any(|c| c == ',' || c.is_control()) {
+            match path.is_absolute()
+                && text.len() <= most
+                && !text.chars().any(|c| c == ',' || c.is_control())
+            {
                 true => Ok(()),
                 false => {
                     Err(format!("{text:?} must be an absolute path of at most {most} bytes without commas"))
@@ -473,25 +476,41 @@ impl BackstoreSpec {
             _ => {}
         }
         if self.access == Access::ReadOnly && !matches!(self.backing, Backing::Block { .. }) {
-            return bad("only block devices are opened read-only; write-protect the mapped LUNs instead".into());
+            return bad(
+                "only block devices are opened read-only; write-protect the mapped LUNs instead".into()
+            );
         }
         let mut ids = BTreeMap::new();
         for (name, group) in &self.alua {
             if group.id == 0 || name.as_str() == "default_tg_pt_gp" {
-                return bad(format!("access group {name}: its number is 1 to 65535; 0 and default_tg_pt_gp are the kernel's own"));
+                return bad(format!(
+                    "access group {name}: its number is 1 to 65535; 0 and default_tg_pt_gp are the kernel's own"
+                ));
             }
             if let Some(other) = ids.insert(group.id, name) {
-                return bad(format!("the access groups {other} and {name} have the same number {}", group.id));
+                return bad(format!(
+                    "the access groups {other} and {name} have the same number {}",
+                    group.id
+                ));
             }
-            known(&format!("access group {name} of backstore {}", self.name), attributes::ALUA, &group.attributes)?;
+            known(
+                &format!("access group {name} of backstore {}", self.name),
+                attributes::ALUA,
+                &group.attributes,
+            )?;
             let value = |name: &str| group.attributes.get(name).map(String::as_str);
             // target_tg_pt_gp_alua_access_state_store answers EINVAL without the implicit bit (target_core_configfs.c).
             if matches!(value("alua_access_type"), Some("0" | "2")) && value("alua_access_state").is_some() {
-                return bad(format!("access group {name}: a state can be set only with implicit access (alua_access_type 1 or 3)"));
+                return bad(format!(
+                    "access group {name}: a state can be set only with implicit access (alua_access_type 1 or 3)"
+                ));
             }
         }
-        if self.lu_group.as_ref().is_some_and(|group| group.id == 0 || group.name.as_str() == "default_lu_gp") {
-            return bad("the number of a group of backstores is 1 to 65535; default_lu_gp is the kernel's own".into());
+        if self.lu_group.as_ref().is_some_and(|group| group.id == 0 || group.name.as_str() == "default_lu_gp")
+        {
+            return bad(
+                "the number of a group of backstores is 1 to 65535; default_lu_gp is the kernel's own".into(),
+            );
         }
         known(&format!("backstore {}", self.name), self.backing.table(), &self.attributes)
     }

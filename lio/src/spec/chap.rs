@@ -46,7 +46,8 @@ impl Credentials {
     }
 
     pub(crate) fn validate(&self, object: &str) -> Result<()> {
-        for error in [&self.forth, &self.back].into_iter().flatten().filter_map(|chap| chap.as_ref().err()) {
+        let given = [&self.forth, &self.back].into_iter().flatten();
+        if let Some(error) = given.filter_map(|chap| chap.as_ref().err()).next() {
             return Err(Error::Form { source: error.clone() });
         }
         match (self.chap(), self.mutual()) {

@@ -345,7 +345,9 @@ impl TargetSpec {
         for (lun, group) in &self.lun_groups {
             let disk = self.luns.get(lun);
             if !disk.is_some_and(|disk| disk.alua.contains_key(group)) {
-                let reason = format!("LUN {lun} has no access group {group}; add it to its backstore with with_alua_group");
+                let reason = format!(
+                    "LUN {lun} has no access group {group}; add it to its backstore with with_alua_group"
+                );
                 return Err(Error::invalid(object(), reason));
             }
         }
@@ -427,12 +429,15 @@ impl TargetSpec {
 /// Numbers are plain decimals, since the kernel parses them with base 0 (`010` would be 8), and `on` would never equal what is read.
 pub(crate) fn known(object: &str, table: Table, values: &BTreeMap<String, String>) -> Result<()> {
     for (name, value) in values {
-        let plain = value.bytes().all(|b| b.is_ascii_graphic() || b == b' ') && value.trim() == value && !value.is_empty();
+        let plain = value.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+            && value.trim() == value
+            && !value.is_empty();
         let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let decimal = !value.starts_with(['0', '+', '-'])
             || value.parse::<i64>().map_or(true, |number| number.to_string() == *value);
         if !named || !plain || !decimal {
-            let reason = format!("{name:?} = {value:?}: the name of a file and one line; numbers in plain decimal");
+            let reason =
+                format!("{name:?} = {value:?}: the name of a file and one line; numbers in plain decimal");
             return Err(Error::invalid(object, reason));
         }
         if let Some(row) = attributes::of(table, name)

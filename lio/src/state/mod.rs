@@ -12,8 +12,8 @@ use crate::name::{CompanyId, Lun, Tag, UnitSerial};
 use crate::spec::{Access, AluaState, Backing, Fabric, Transport};
 use crate::wire::session::SessionState;
 
-pub use read::{Focus, read};
 pub(crate) use read::read_iscsi;
+pub use read::{Focus, read};
 
 /// Where LIO is.
 pub(crate) const TARGET: &str = "/sys/kernel/config/target";

@@ -117,7 +117,7 @@ const DIGEST: Range = Range::Words(&["CRC32C,None", "CRC32C", "None", "None,CRC3
 const LENGTH: Range = Range::Number(512, 16_777_215);
 const SECONDS: Range = Range::Number(0, 3600);
 
-/// `core/*/*/attrib` of the block command set: iblock, fileio and rd_mcp (`sbc_attrib_attrs`, `target_core_configfs.c`).
+/// `core/*/*/attrib` of the block command set: `iblock`, `fileio` and `rd_mcp` (`sbc_attrib_attrs`, `target_core_configfs.c`).
 pub const DEVICE: Table = &[
     Attribute::new("emulate_model_alias", "0", FLAG).unexported(),
     Attribute::new("emulate_dpo", "1", Range::Ignored),
@@ -250,8 +250,11 @@ pub const ACL: Table = &[
 ];
 
 /// Attributes of a device and the read-only one whose value they have until somebody changes them.
-pub const FROM_HARDWARE: &[(&str, &str)] =
-    &[("block_size", "hw_block_size"), ("queue_depth", "hw_queue_depth"), ("optimal_sectors", "hw_max_sectors")];
+pub const FROM_HARDWARE: &[(&str, &str)] = &[
+    ("block_size", "hw_block_size"),
+    ("queue_depth", "hw_queue_depth"),
+    ("optimal_sectors", "hw_max_sectors"),
+];
 
 /// The row of a name.
 #[must_use]
@@ -275,7 +278,10 @@ mod tests {
             for (place, row) in table.iter().enumerate() {
                 let default = row.default.unwrap_or("1");
                 assert!(row.default.is_none() || row.range.allows(default), "{row:?}");
-                assert!(!row.range.allows("a\u{1}b") || matches!(row.range, Range::Text(_) | Range::Ignored), "{row:?}");
+                assert!(
+                    !row.range.allows("a\u{1}b") || matches!(row.range, Range::Text(_) | Range::Ignored),
+                    "{row:?}"
+                );
                 assert_eq!(table.iter().position(|other| other.name == row.name), Some(place), "{row:?}");
                 assert!(!row.range.to_string().is_empty());
             }

@@ -44,7 +44,8 @@ pub fn parse(text: &str) -> Info {
     let number = |key: &str| word(key)?.parse().ok();
     // Paths and configurations may hold blanks: they end where the next key begins.
     let until = |key: &str, end: &str| Some(after(key)?.split_once(end)?.0.to_owned());
-    let address = || Some((number(" Host ID: ")?, number("Channel ID: ")?, number("Target ID: ")?, number(" LUN: ")?));
+    let address =
+        || Some((number(" Host ID: ")?, number("Channel ID: ")?, number("Target ID: ")?, number(" LUN: ")?));
     Info {
         device: until("UDEV PATH: ", "  readonly: ").or_else(|| until("  File: ", "  Size: ")),
         read_only: word("readonly: ") == Some("1"),
@@ -85,9 +86,16 @@ mod tests {
 
     #[test]
     fn a_passed_through_device_says_its_address_and_a_process_its_configuration() {
-        let info = parse("Status: DEACTIVATED\n        SCSI Device Bus Location: Channel ID: 1 Target ID: 2 LUN: 3 Host ID: 4\n        Vendor: LIO-ORG \n");
+        let info = parse(
+            "Status: DEACTIVATED\n        SCSI Device Bus Location: Channel ID: 1 Target ID: 2 LUN: 3 Host ID: 4\n        Vendor: LIO-ORG \n",
+        );
         assert_eq!(info.address, Some((4, 1, 2, 3)));
-        let info = parse("Status: DEACTIVATED\n        Config: qcow//srv/a b Size: 4096 MaxDataAreaMB: 8 DataPagesPerBlk: 1 CmdRingSizeMB: 8\n");
-        assert_eq!((info.config.as_deref(), info.size, info.data_area), (Some("qcow//srv/a b"), Some(4096), Some(8)));
+        let info = parse(
+            "Status: DEACTIVATED\n        Config: qcow//srv/a b Size: 4096 MaxDataAreaMB: 8 DataPagesPerBlk: 1 CmdRingSizeMB: 8\n",
+        );
+        assert_eq!(
+            (info.config.as_deref(), info.size, info.data_area),
+            (Some("qcow//srv/a b"), Some(4096), Some(8))
+        );
     }
 }

@@ -2,9 +2,7 @@
 
 use host::plan::KillPoint;
 use host::tree::Fault;
-use lio::{
-    Access, AclSpec, Disruption, ErrorKind, Lio, Recovery, Secret, Tag, TargetSpec,
-};
+use lio::{Access, AclSpec, Disruption, ErrorKind, Lio, Recovery, Secret, Tag, TargetSpec};
 
 use super::{Bench, Outcome, chain, iqn, ramdisk, shown};
 
@@ -26,14 +24,18 @@ pub fn rolled_back(bench: &Bench) -> Outcome {
         let left = lio.interrupted()?.expect("it is noted");
         assert!(!left.to_string().contains("first secret"));
         let recovered = lio.recover(Recovery::RollBack)?.expect("it is noted");
-        assert!(recovered.lost.iter().all(|lost| lost.contains("no journal holds passwords")), "{recovered:?}");
+        assert!(
+            recovered.lost.iter().all(|lost| lost.contains("no journal holds passwords")),
+            "{recovered:?}"
+        );
         bench.same(&before, &format!("rolled back after {n}"));
         assert!(lio.interrupted()?.is_none() && lio.recover(Recovery::RollBack)?.is_none());
     }
     // A change of what is there goes back to what was there.
     lio.ensure(&spec)?;
     let made = bench.snapshot();
-    let other = bench.full("rollback").with_parameter("DefaultTime2Wait", 4).with_attribute("login_timeout", 12);
+    let other =
+        bench.full("rollback").with_parameter("DefaultTime2Wait", 4).with_attribute("login_timeout", 12);
     let mut other = other;
     other.portals = vec!["127.0.0.1:13261".parse()?];
     let length = lio.plan(&other)?.len();
@@ -66,7 +68,10 @@ pub fn completed(bench: &Bench) -> Outcome {
     for n in bench.chosen(length) {
         noting(bench, KillPoint::StopAfter(n)).ensure(&spec).expect_err("stops");
         let recovered = lio.recover(Recovery::Complete)?.expect("it is noted");
-        assert!(recovered.lost.iter().all(|lost| lost.contains("no journal holds passwords")), "{recovered:?}");
+        assert!(
+            recovered.lost.iter().all(|lost| lost.contains("no journal holds passwords")),
+            "{recovered:?}"
+        );
         assert!(!recovered.done.is_empty());
         // The passwords come from the specification.
         lio.ensure(&spec)?;
@@ -121,10 +126,11 @@ pub fn unexported(bench: &Bench) -> Outcome {
     let lio = bench.lio();
     let allowed = lio.clone().with_disruption(Disruption::Unexport);
     let spec = |disk| {
-        TargetSpec::new(iqn("unexport"))
-            .with_lun(0, disk)
-            .with_lun(1, ramdisk("unexport1"))
-            .with_acl(AclSpec::new(iqn("host1")).with_lun(4, 0, Access::ReadOnly).with_chap("u".parse().unwrap(), Secret::from("a long enough one")))
+        TargetSpec::new(iqn("unexport")).with_lun(0, disk).with_lun(1, ramdisk("unexport1")).with_acl(
+            AclSpec::new(iqn("host1"))
+                .with_lun(4, 0, Access::ReadOnly)
+                .with_chap("u".parse().unwrap(), Secret::from("a long enough one")),
+        )
     };
     lio.ensure(&spec(bench.disk(0, "unexport0")))?;
     let made = bench.snapshot();
@@ -142,7 +148,9 @@ pub fn unexported(bench: &Bench) -> Outcome {
         assert!(!plan.to_string().contains("lun_1 "), "the other LUN stays: {plan}");
         let undo = allowed.apply(plan)?;
         assert!(!lio.ensure(&wanted)?, "{}", lio.plan(&wanted)?);
-        let mapped = lio.get(&wanted.iqn)?.expect("there").group(Tag(1)).expect("group").acls[&iqn("host1")].luns.clone();
+        let mapped = lio.get(&wanted.iqn)?.expect("there").group(Tag(1)).expect("group").acls[&iqn("host1")]
+            .luns
+            .clone();
         assert!(mapped.values().all(|mapped| mapped.write_protected && mapped.link.is_some()), "{mapped:?}");
         allowed.apply(undo.into_plan())?;
         let back = spec(bench.disk(0, "unexport0"));
@@ -153,7 +161,8 @@ pub fn unexported(bench: &Bench) -> Outcome {
     // Of a disk that another target exports too nothing is taken away.
     let other = TargetSpec::new(iqn("unexport2")).with_lun(0, bench.disk(0, "unexport0"));
     lio.ensure(&other)?;
-    let error = allowed.plan(&spec(bench.disk(0, "unexport0").with_attribute("block_size", 4096))).expect_err("two");
+    let error =
+        allowed.plan(&spec(bench.disk(0, "unexport0").with_attribute("block_size", 4096))).expect_err("two");
     assert!(error.kind() == ErrorKind::Conflict && chain(&error).contains("unexport2"), "{}", chain(&error));
     lio.remove(&other.iqn)?;
     lio.remove(&iqn("unexport"))?;

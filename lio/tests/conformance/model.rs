@@ -1,8 +1,9 @@
 //! The parts of the model beside block devices, LUNs and ACLs.
 
 use lio::{
-    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Bytes, CompanyId, DemoMode, Error, ErrorKind,
-    Fabric, FileIo, Iqn, IscsiSpec, LuGroup, Memory, Removal, Secret, Tag, TargetSpec, UnitSerial, WriteCache,
+    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Bytes, CompanyId, DemoMode, Error,
+    ErrorKind, Fabric, FileIo, Iqn, IscsiSpec, LuGroup, Memory, Removal, Secret, Tag, TargetSpec, UnitSerial,
+    WriteCache,
 };
 
 use super::{Bench, Outcome, TARGET, chain, iqn, ramdisk, shown};
@@ -15,7 +16,8 @@ pub fn backstores(bench: &Bench) -> Outcome {
     let lio = bench.lio();
     let before = bench.snapshot();
     let file = |name: &str, cache, io| {
-        let backing = Backing::File { path: format!("/tmp/sankit-{name}").into(), size: Bytes(8 << 20), cache, io };
+        let backing =
+            Backing::File { path: format!("/tmp/sankit-{name}").into(), size: Bytes(8 << 20), cache, io };
         BackstoreSpec::new(name.parse().unwrap(), backing).with_serial(serial(name))
     };
     let null = Backing::Ramdisk { size: Bytes(1 << 30), memory: Memory::Null };
@@ -57,7 +59,8 @@ pub fn backstores(bench: &Bench) -> Outcome {
     lio.remove(&spec.iqn)?;
     bench.same(&before, "removed again");
     let read_only = ramdisk("kind7").with_access(Access::ReadOnly);
-    let error = lio.plan(&TargetSpec::new(iqn("kinds")).with_lun(0, read_only)).expect_err("no read-only memory");
+    let error =
+        lio.plan(&TargetSpec::new(iqn("kinds")).with_lun(0, read_only)).expect_err("no read-only memory");
     assert!(error.to_string().contains("only block devices"), "{error}");
     Ok(())
 }
@@ -84,7 +87,10 @@ pub fn access_groups(bench: &Bench) -> Outcome {
     assert!(!lio.ensure(&one)?, "{}", lio.plan(&one)?);
     let state = lio.list()?.into_iter().find(|target| target.iqn == one.iqn).expect("there");
     let backstore = state.backstores.values().next().expect("its backstore");
-    assert_eq!((backstore.alua["node2"].id, backstore.alua["node2"].state()), (Some(2), Some(AluaState::Standby)));
+    assert_eq!(
+        (backstore.alua["node2"].id, backstore.alua["node2"].state()),
+        (Some(2), Some(AluaState::Standby))
+    );
     assert_eq!(state.groups[0].luns.values().next().unwrap().alua_group.as_deref(), Some("node1"));
     // A changed state is one write, and so is another group.
     let standby = spec(AluaState::Standby, "node1");
@@ -100,7 +106,8 @@ pub fn access_groups(bench: &Bench) -> Outcome {
     lio.apply(undo.into_plan())?;
     assert!(!lio.ensure(&standby)?);
     // A number is for ever.
-    let other = TargetSpec::new(iqn("alua")).with_lun(0, ramdisk("alua").with_alua_group("node1".parse()?, AluaGroupSpec::new(9)));
+    let other = TargetSpec::new(iqn("alua"))
+        .with_lun(0, ramdisk("alua").with_alua_group("node1".parse()?, AluaGroupSpec::new(9)));
     let error = lio.plan(&other).expect_err("another number");
     assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("has the number 1"), "{error}");
     // With all its groups it comes back.
@@ -112,7 +119,8 @@ pub fn access_groups(bench: &Bench) -> Outcome {
     let once = lio.clone().with_removal(Removal::Final);
     assert!(once.remove(&one.iqn)? && !once.remove(&one.iqn)?);
     bench.same(&before, "removed again");
-    let wrong = TargetSpec::new(iqn("alua")).with_lun(0, ramdisk("alua")).with_lun_group(0, "nobody".parse()?);
+    let wrong =
+        TargetSpec::new(iqn("alua")).with_lun(0, ramdisk("alua")).with_lun_group(0, "nobody".parse()?);
     assert!(lio.plan(&wrong).expect_err("no such group").to_string().contains("has no access group nobody"));
     Ok(())
 }
@@ -133,7 +141,8 @@ pub fn lu_groups(bench: &Bench) -> Outcome {
     // One write flips both, on a kernel.
     if bench.real {
         let path = |n: usize| -> Result<String, Error> {
-            let id = lio.backstores()?.into_iter().find(|b| b.id.name == format!("lug{n}")).expect("there").id;
+            let id =
+                lio.backstores()?.into_iter().find(|b| b.id.name == format!("lug{n}")).expect("there").id;
             Ok(format!("{TARGET}/core/{}/{}/alua/a/alua_access_state", id.adapter, id.name))
         };
         bench.host.tree().write(path(1)?, "2")?;
@@ -201,7 +210,9 @@ pub fn discovery(bench: &Bench) -> Outcome {
 pub fn other_fabrics(bench: &Bench) -> Outcome {
     let before = bench.lio();
     let naa = |n: u8| -> Iqn { format!("naa.500140500000000{n:x}").parse().expect("a name") };
-    for (spec, module) in [(TargetSpec::loopback(naa(1)), "tcm_loop"), (TargetSpec::vhost(naa(2)), "vhost_scsi")] {
+    for (spec, module) in
+        [(TargetSpec::loopback(naa(1)), "tcm_loop"), (TargetSpec::vhost(naa(2)), "vhost_scsi")]
+    {
         if !(bench.has_module)(bench, module) {
             eprintln!("{module} is not here: {} not tried", spec.fabric);
             continue;
@@ -267,9 +278,18 @@ pub fn ranges(bench: &Bench) -> Outcome {
         (TargetSpec::new(iqn("bad")).with_attribute("login_timeout", 99), "5 to 30"),
         (TargetSpec::new(iqn("bad")).with_parameter("InitialR2T", "Maybe"), "Yes, No"),
         (TargetSpec::new(iqn("bad")).with_parameter("MaxBurstLength", 1), "512 to 16777215"),
-        (TargetSpec::new(iqn("bad")).with_lun(0, ramdisk("bad").with_attribute("block_size", 513)), "512, 1024"),
-        (TargetSpec::new(iqn("bad")).with_lun(0, ramdisk("bad").with_attribute("hw_block_size", 512)), "cannot be written"),
-        (TargetSpec::new(iqn("bad")).with_acl(AclSpec::new(iqn("h")).with_attribute("dataout_timeout", 1)), "2 to 60"),
+        (
+            TargetSpec::new(iqn("bad")).with_lun(0, ramdisk("bad").with_attribute("block_size", 513)),
+            "512, 1024",
+        ),
+        (
+            TargetSpec::new(iqn("bad")).with_lun(0, ramdisk("bad").with_attribute("hw_block_size", 512)),
+            "cannot be written",
+        ),
+        (
+            TargetSpec::new(iqn("bad")).with_acl(AclSpec::new(iqn("h")).with_attribute("dataout_timeout", 1)),
+            "2 to 60",
+        ),
         (TargetSpec::new(iqn("bad")).with_attribute("login_timeout", "010"), "plain decimal"),
     ] {
         let error = lio.ensure(&spec).expect_err(words);
@@ -282,7 +302,8 @@ pub fn ranges(bench: &Bench) -> Outcome {
 pub fn companies(bench: &Bench) -> Outcome {
     let lio = bench.lio();
     let one = TargetSpec::new(iqn("company1")).with_lun(0, ramdisk("company"));
-    let disk = ramdisk("company2").with_serial(serial("company")).with_company(CompanyId::try_from(0x00c0ff)?);
+    let disk =
+        ramdisk("company2").with_serial(serial("company")).with_company(CompanyId::try_from(0x00c0ff)?);
     let two = TargetSpec::new(iqn("company2")).with_lun(0, disk);
     lio.ensure(&one)?;
     lio.ensure(&two)?;

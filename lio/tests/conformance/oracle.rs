@@ -80,7 +80,9 @@ fn ranges(bench: &Bench, dir: &str, table: Table, skip: &[&str]) -> Vec<String> 
                     wrong.push(format!("{path}: read-only? errno {errno}"));
                 }
             }
-            _ if write(bench, &path, &before) != 0 => wrong.push(format!("{path}: cannot go back to {before}")),
+            _ if write(bench, &path, &before) != 0 => {
+                wrong.push(format!("{path}: cannot go back to {before}"))
+            }
             _ => {}
         }
     }
@@ -91,7 +93,9 @@ fn spec(bench: &Bench, name: &str) -> TargetSpec {
     TargetSpec::new(iqn(name))
         .with_lun(0, bench.disk(0, "oracle0"))
         .with_lun(1, ramdisk("oracle1"))
-        .with_acl(AclSpec::new(iqn("host")).with_chap("u".parse().unwrap(), Secret::from("a long enough one")))
+        .with_acl(
+            AclSpec::new(iqn("host")).with_chap("u".parse().unwrap(), Secret::from("a long enough one")),
+        )
         .enabled(Enabled::No)
 }
 
@@ -208,7 +212,10 @@ pub fn exported(bench: &Bench) -> Outcome {
     for row in DEVICE {
         let path = format!("{dir}/{}", row.name);
         let special = ["pi_prot_format", "pi_prot_type"].contains(&row.name);
-        if special || matches!(row.range, Range::ReadOnly | Range::Ignored) || !bench.host.tree().exists(&path)? {
+        if special
+            || matches!(row.range, Range::ReadOnly | Range::Ignored)
+            || !bench.host.tree().exists(&path)?
+        {
             continue;
         }
         // The value that is there: nothing about it can be wrong.
@@ -235,8 +242,14 @@ pub fn group(bench: &Bench) -> Outcome {
     lio.ensure(&spec)?;
     let group = format!("{TARGET}/iscsi/{}/tpgt_1", spec.iqn);
     // One attribute sets another.
-    let mut wrong = ranges(bench, &format!("{group}/attrib"), GROUP, &["generate_node_acls", "cache_dynamic_acls"]);
-    wrong.extend(ranges(bench, &format!("{group}/param"), PARAMETER, &["IFMarkInt", "OFMarkInt", "IFMarker", "OFMarker"]));
+    let mut wrong =
+        ranges(bench, &format!("{group}/attrib"), GROUP, &["generate_node_acls", "cache_dynamic_acls"]);
+    wrong.extend(ranges(
+        bench,
+        &format!("{group}/param"),
+        PARAMETER,
+        &["IFMarkInt", "OFMarkInt", "IFMarker", "OFMarker"],
+    ));
     let acl = format!("{group}/acls/{}", iqn("host"));
     wrong.extend(ranges(bench, &format!("{acl}/attrib"), attributes::ACL, &["nopin_timeout"]));
     let long = "x".repeat(256);
@@ -254,7 +267,10 @@ pub fn group(bench: &Bench) -> Outcome {
     ] {
         let answer = write(bench, &path, value);
         if answer != errno {
-            wrong.push(format!("{path}: {} answers {answer}, known is {errno}", value.get(..9).unwrap_or(value)));
+            wrong.push(format!(
+                "{path}: {} answers {answer}, known is {errno}",
+                value.get(..9).unwrap_or(value)
+            ));
         }
     }
     if read(bench, &format!("{group}/attrib/cache_dynamic_acls")) != "1" {
@@ -262,7 +278,10 @@ pub fn group(bench: &Bench) -> Outcome {
     }
     write(bench, &format!("{group}/attrib/authentication"), "0");
     if read(bench, &format!("{group}/param/AuthMethod")) != "CHAP,None" {
-        wrong.push(format!("authentication=0 makes AuthMethod {}", read(bench, &format!("{group}/param/AuthMethod"))));
+        wrong.push(format!(
+            "authentication=0 makes AuthMethod {}",
+            read(bench, &format!("{group}/param/AuthMethod"))
+        ));
     }
     lio.remove(&spec.iqn)?;
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -277,7 +296,8 @@ pub fn access_group(bench: &Bench) -> Outcome {
     let devices = devices(bench, &spec)?;
     let dir = format!("{}/alua/one", devices[&0]);
     // Each state needs its support, which is tried before in the same table.
-    let mut wrong = ranges(bench, &dir, ALUA, &["alua_access_state", "alua_access_type", "alua_support_lba_dependent"]);
+    let mut wrong =
+        ranges(bench, &dir, ALUA, &["alua_access_state", "alua_access_type", "alua_support_lba_dependent"]);
     for (file, value, errno) in [
         ("alua_access_state", "1", 0),
         ("alua_access_state", "2", 0),
@@ -317,18 +337,42 @@ pub fn order(bench: &Bench) -> Outcome {
     tree.make_dir(format!("{shell}/shell/alua/one"))?;
     let acl = format!("{group}/acls/{}", iqn("host"));
     let answers = [
-        ("a LUN of a shell", errno(tree.link(format!("{shell}/shell"), format!("{group}/lun/lun_9/x"))), libc::ENODEV),
+        (
+            "a LUN of a shell",
+            errno(tree.link(format!("{shell}/shell"), format!("{group}/lun/lun_9/x"))),
+            libc::ENODEV,
+        ),
         ("enable without control", errno(tree.write(format!("{shell}/shell/enable"), "1")), libc::EINVAL),
-        ("a state without a number", errno(tree.write(format!("{shell}/shell/alua/one/alua_access_state"), "2")), libc::EINVAL),
+        (
+            "a state without a number",
+            errno(tree.write(format!("{shell}/shell/alua/one/alua_access_state"), "2")),
+            libc::EINVAL,
+        ),
         ("a number", errno(tree.write(format!("{shell}/shell/alua/one/tg_pt_gp_id"), "5")), 0),
-        ("a number again", errno(tree.write(format!("{shell}/shell/alua/one/tg_pt_gp_id"), "6")), libc::EINVAL),
-        ("a state of a shell", errno(tree.write(format!("{shell}/shell/alua/one/alua_access_state"), "2")), libc::ENODEV),
-        ("the group of an empty LUN", errno(tree.write(format!("{group}/lun/lun_9/alua_tg_pt_gp"), "one")), libc::ENODEV),
+        (
+            "a number again",
+            errno(tree.write(format!("{shell}/shell/alua/one/tg_pt_gp_id"), "6")),
+            libc::EINVAL,
+        ),
+        (
+            "a state of a shell",
+            errno(tree.write(format!("{shell}/shell/alua/one/alua_access_state"), "2")),
+            libc::ENODEV,
+        ),
+        (
+            "the group of an empty LUN",
+            errno(tree.write(format!("{group}/lun/lun_9/alua_tg_pt_gp"), "one")),
+            libc::ENODEV,
+        ),
         ("a second link", errno(tree.link(&devices[&1], format!("{group}/lun/lun_0/y"))), libc::EEXIST),
-        ("a LUN mapped twice", {
-            tree.make_dir(format!("{acl}/lun_9"))?;
-            errno(tree.link(format!("{group}/lun/lun_0"), format!("{acl}/lun_9/x")))
-        }, 0),
+        (
+            "a LUN mapped twice",
+            {
+                tree.make_dir(format!("{acl}/lun_9"))?;
+                errno(tree.link(format!("{group}/lun/lun_0"), format!("{acl}/lun_9/x")))
+            },
+            0,
+        ),
         ("an exported backstore", gone(tree.remove_dir(&devices[&0])), libc::EBUSY),
         ("a LUN with a link", gone(tree.remove_dir(format!("{group}/lun/lun_0"))), libc::EBUSY),
         ("an ACL with LUNs", gone(tree.remove_dir(&acl)), libc::ENOTEMPTY),
@@ -342,7 +386,11 @@ pub fn order(bench: &Bench) -> Outcome {
     let wrong: Vec<_> = answers.iter().filter(|(_, is, known)| is != known).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     tree.unlink(format!("{acl}/lun_9/x"))?;
-    assert_eq!(write(bench, &format!("{acl}/lun_9/write_protect"), "1"), 0, "nothing to protect, and no complaint");
+    assert_eq!(
+        write(bench, &format!("{acl}/lun_9/write_protect"), "1"),
+        0,
+        "nothing to protect, and no complaint"
+    );
     tree.remove_dir(format!("{acl}/lun_9"))?;
     tree.remove_dir(format!("{shell}/shell/alua/one"))?;
     tree.remove_dir(format!("{shell}/shell"))?;

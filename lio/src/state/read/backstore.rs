@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use host::Bytes;
 
 use super::super::{AluaGroupState, BackstoreId, BackstoreState, LuGroupState, State, TARGET};
-use super::{Focus, Names, Read, Reader, Users, hexadecimal};
+use super::{Focus, Names, Read, Reader, Users, hexadecimal, side_by_side};
 use crate::plan::note;
 use crate::spec::{Access, AluaGroupSpec, Backing, BackstoreSpec, FileIo, Memory, WriteCache};
 use crate::wire::attributes::{self, ALUA};
@@ -29,11 +29,11 @@ impl Reader<'_> {
                     true => String::new(),
                     false => self.tree.read_opt(format!("{dir}/{name}/members"))?.unwrap_or_default(),
                 };
-                let member = |line: &str| line.split_once('/').map(|(adapter, name)| BackstoreId::new(adapter, name));
+                let member =
+                    |line: &str| line.split_once('/').map(|(adapter, name)| BackstoreId::new(adapter, name));
                 // One page holds no more (target_lu_gp_members_show).
-                let members = (text.len() < 3800).then(|| {
-                    text.split(['\n', '\0']).filter_map(|line| member(line.trim())).collect()
-                });
+                let members = (text.len() < 3800)
+                    .then(|| text.split(['\n', '\0']).filter_map(|line| member(line.trim())).collect());
                 state.lu_groups.insert(name, LuGroupState { id: id.filter(|id| *id != 0), members });
             }
         }
@@ -54,34 +54,38 @@ impl Reader<'_> {
             }
             _ => HashMap::new(),
         };
-        let identities: BTreeSet<String> = named.values().filter_map(|disk| disk.serial.as_ref()).map(|s| s.digits()).collect();
+        let identities: BTreeSet<String> =
+            named.values().filter_map(|disk| disk.serial.as_ref()).map(|s| s.digits()).collect();
         // Besides the kernel's own.
         let grouped = state.lu_groups.len() > 1;
-        for (adapter, names) in &state.adapters {
-            for name in names {
-                let id = BackstoreId::new(adapter, name);
-                let spec = named.get(&(id.plugin(), name.as_str())).copied();
-                let wanted = spec.is_some()
-                    || of_targets.contains(&id)
-                    || match self.focus {
-                        Focus::Everything | Focus::Complete => true,
-                        // What a run that broke off made for this target and did not export yet, or no more.
-                        Focus::Removal(_, iqn) | Focus::Final(_, iqn) if !users.contains_key(&id) => {
-                            self.alias(&id.path())?.as_deref() == Some(&note(iqn))
-                        }
-                        _ => false,
-                    };
-                let users = users.get(&id).cloned().unwrap_or_default();
-                let found = match (wanted, self.focus) {
-                    (true, Focus::Final(..)) => self.bare(id, users)?,
-                    (true, _) => self.backstore(id, spec, users, grouped)?,
-                    // Of the others only the identity is needed, to refuse a second disk of the same.
-                    (false, Focus::Spec(_)) => self.identity_of(id, users, &identities)?,
-                    (false, _) => continue,
+        let all: Vec<_> = state
+            .adapters
+            .iter()
+            .flat_map(|(adapter, names)| names.iter().map(move |name| BackstoreId::new(adapter, name)))
+            .collect();
+        let look = |id: BackstoreId| {
+            let spec = named.get(&(id.plugin(), id.name.as_str())).copied();
+            let wanted = spec.is_some()
+                || of_targets.contains(&id)
+                || match self.focus {
+                    Focus::Everything | Focus::Complete => true,
+                    // What a run that broke off made for this target and did not export yet, or no more.
+                    Focus::Removal(_, iqn) | Focus::Final(_, iqn) if !users.contains_key(&id) => {
+                        self.alias(&id.path())?.as_deref() == Some(&note(iqn))
+                    }
+                    _ => false,
                 };
-                state.backstores.insert(found.id.clone(), found);
+            let users = users.get(&id).cloned().unwrap_or_default();
+            match (wanted, self.focus) {
+                (true, Focus::Final(..)) => self.bare(id, users).map(Some),
+                (true, _) => self.backstore(id, spec, users, grouped).map(Some),
+                // Of the others only the identity is needed, to refuse a second disk of the same.
+                (false, Focus::Spec(_)) => self.identity_of(id, users, &identities).map(Some),
+                (false, _) => Ok(None),
             }
-        }
+        };
+        let found = side_by_side(all, look)?;
+        state.backstores = found.into_iter().flatten().map(|found| (found.id.clone(), found)).collect();
         for target in state.targets.values_mut() {
             let ids = target.groups.iter().flat_map(|g| g.luns.values()).filter_map(|l| l.backstore.as_ref());
             target.backstores =
@@ -93,7 +97,9 @@ impl Reader<'_> {
             for group in &mut target.groups {
                 for (lun, is) in &mut group.luns {
                     let backstore = is.backstore.as_ref().and_then(|id| backstores.get(id));
-                    if backstore.is_some_and(|backstore| backstore.alua.keys().any(|name| name != DEFAULT_GROUP)) {
+                    if backstore
+                        .is_some_and(|backstore| backstore.alua.keys().any(|name| name != DEFAULT_GROUP))
+                    {
                         let dir = format!("{TARGET}/{fabric}/{name}/{}/lun/lun_{lun}", group.dir);
                         is.alua_group = self.lun_group(&dir)?;
                     }
@@ -111,12 +117,21 @@ impl Reader<'_> {
         Ok(state)
     }
 
-    fn identity_of(&self, id: BackstoreId, users: Vec<String>, wanted: &BTreeSet<String>) -> Read<BackstoreState> {
+    fn identity_of(
+        &self,
+        id: BackstoreId,
+        users: Vec<String>,
+        wanted: &BTreeSet<String>,
+    ) -> Read<BackstoreState> {
         let path = id.path();
         let serial = self.tree.read_opt(format!("{path}/wwn/vpd_unit_serial"))?;
         let mut state = shell(id, users);
         state.serial = serial.and_then(|text| after_colon(&text));
-        let digits = state.serial.as_deref().and_then(|serial| serial.parse().ok()).map(|s: crate::UnitSerial| s.digits());
+        let digits = state
+            .serial
+            .as_deref()
+            .and_then(|serial| serial.parse().ok())
+            .map(|s: crate::UnitSerial| s.digits());
         if digits.is_some_and(|digits| wanted.contains(&digits)) {
             let company = self.tree.read_opt(format!("{path}/wwn/company_id"))?;
             state.company = company.and_then(|text| hexadecimal(&text));
@@ -140,7 +155,9 @@ impl Reader<'_> {
         let text = |text: Option<String>| text.map(|text| text.trim().to_owned());
         let mut state = shell(id, users);
         state.enabled = self.flag(format!("{path}/enable"))?;
-        state.alias = self.alias(&path)?;
+        if spec.is_none() {
+            state.alias = self.alias(&path)?;
+        }
         state.serial = wwn("vpd_unit_serial", |_| true)?.and_then(|text| after_colon(&text));
         state.vendor = text(wwn("vendor_id", |s| s.vendor.is_some())?);
         state.product = text(wwn("product_id", |s| s.product.is_some())?);
@@ -178,16 +195,24 @@ impl Reader<'_> {
             let wanted = spec.map(|spec| spec.alua.iter().find(|(wanted, _)| wanted.as_str() == name));
             let names = match wanted {
                 // Of the kernel's own group only a list of everything says more than that it is there.
-                None if name == DEFAULT_GROUP && !matches!(self.focus, Focus::Everything | Focus::Complete) => continue,
+                None if name == DEFAULT_GROUP
+                    && !matches!(self.focus, Focus::Everything | Focus::Complete) =>
+                {
+                    continue;
+                }
                 None => Names::Only(ALUA.iter().map(|row| row.name.to_owned()).collect()),
                 Some(None) => continue,
                 Some(Some((_, AluaGroupSpec { attributes, .. }))) => Names::of(attributes),
             };
             let dir = format!("{backstore}/alua/{name}");
             let attributes = self.values(&dir, &names)?;
-            let attributes: BTreeMap<_, _> =
-                attributes.into_iter().map(|(file, text)| (file.clone(), alua::number(&file, &text))).collect();
-            let fresh = attributes.iter().all(|(file, value)| attributes::default_of(ALUA, file) == Some(value.as_str()));
+            let attributes: BTreeMap<_, _> = attributes
+                .into_iter()
+                .map(|(file, text)| (file.clone(), alua::number(&file, &text)))
+                .collect();
+            let fresh = attributes
+                .iter()
+                .all(|(file, value)| attributes::default_of(ALUA, file) == Some(value.as_str()));
             if name == DEFAULT_GROUP && fresh {
                 continue;
             }

@@ -3,6 +3,7 @@
 mod backstore;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use host::tree::Kind;
 use host::{Iqn, Secret, Tree, TreeError};
@@ -38,7 +39,9 @@ impl Focus<'_> {
     fn wants(&self, fabric: Fabric, name: &Iqn) -> bool {
         match self {
             Self::Everything | Self::Complete => name.as_str() != "discovery_auth",
-            Self::Target(of, target) | Self::Removal(of, target) | Self::Final(of, target) => (*of, *target) == (fabric, name),
+            Self::Target(of, target) | Self::Removal(of, target) | Self::Final(of, target) => {
+                (*of, *target) == (fabric, name)
+            }
             Self::Spec(spec) => (spec.fabric, &spec.iqn) == (fabric, name),
         }
     }
@@ -107,13 +110,14 @@ impl Reader<'_> {
     fn state(&self) -> Read<State> {
         let mut state = State::default();
         let fabrics = self.tree.dirs(TARGET)?;
-        state.fabrics = Fabric::ALL.into_iter().filter(|f| fabrics.iter().any(|dir| dir == f.name())).collect();
-        for adapter in self.tree.dirs(format!("{TARGET}/core"))? {
-            if adapter != "alua" {
-                let names = self.tree.dirs(format!("{TARGET}/core/{adapter}"))?;
-                state.adapters.insert(adapter, names);
-            }
-        }
+        state.fabrics =
+            Fabric::ALL.into_iter().filter(|f| fabrics.iter().any(|dir| dir == f.name())).collect();
+        let adapters = self.tree.dirs(format!("{TARGET}/core"))?.into_iter().filter(|name| name != "alua");
+        let names = |adapter: String| {
+            let names = self.tree.dirs(format!("{TARGET}/core/{adapter}"))?;
+            Ok((adapter, names))
+        };
+        state.adapters = side_by_side(adapters.collect(), names)?.into_iter().collect();
         let mut users = Users::new();
         for fabric in fabrics.iter().filter(|fabric| *fabric != "core") {
             for wwn in self.tree.dirs(format!("{TARGET}/{fabric}"))? {
@@ -151,7 +155,9 @@ impl Reader<'_> {
             let luns = self.luns(&path, users)?;
             groups.push((group, Tag(tag), luns));
         }
-        let Some(fabric) = Fabric::ALL.into_iter().find(|known| known.name() == fabric) else { return Ok(()) };
+        let Some(fabric) = Fabric::ALL.into_iter().find(|known| known.name() == fabric) else {
+            return Ok(());
+        };
         let iqn = Iqn::from_kernel(wwn);
         if !self.focus.wants(fabric, &iqn) {
             return Ok(());
@@ -171,25 +177,49 @@ impl Reader<'_> {
     }
 
     fn luns(&self, group: &str, users: &mut Users) -> Read<BTreeMap<Lun, LunState>> {
-        let mut luns = BTreeMap::new();
-        for name in self.tree.dirs(format!("{group}/lun"))? {
-            let Some(lun) = numbered(&name, "lun_").and_then(|n| Lun::try_from(n).ok()) else { continue };
-            let dir = format!("{group}/lun/{name}");
-            let link = self.tree.links(&dir)?.into_iter().next();
-            let backstore = match &link {
-                Some(link) => {
-                    let path = self.tree.read_link(format!("{dir}/{link}"))?;
-                    let mut parts = path.iter().rev().map(|part| part.to_string_lossy().into_owned());
-                    parts.next().zip(parts.next()).map(|(name, adapter)| BackstoreId::new(adapter, name))
-                }
-                None => None,
+        let look = |name: String| {
+            let Some(lun) = numbered(&name, "lun_").and_then(|n| Lun::try_from(n).ok()) else {
+                return Ok(None);
             };
-            if let Some(id) = &backstore {
+            let dir = format!("{group}/lun/{name}");
+            let (link, backstore) = match self.link(&dir, "backstore")? {
+                Some((link, path)) => {
+                    let mut parts = path.iter().rev().map(|part| part.to_string_lossy().into_owned());
+                    let id =
+                        parts.next().zip(parts.next()).map(|(name, adapter)| BackstoreId::new(adapter, name));
+                    (Some(link), id)
+                }
+                None => (None, None),
+            };
+            Ok(Some((lun, dir, LunState { link, backstore, alua_group: None })))
+        };
+        let mut luns = BTreeMap::new();
+        for (lun, dir, is) in
+            side_by_side(self.tree.dirs(format!("{group}/lun"))?, look)?.into_iter().flatten()
+        {
+            if let Some(id) = &is.backstore {
                 users.entry(id.clone()).or_default().push(dir);
             }
-            luns.insert(lun, LunState { link, backstore, alua_group: None });
+            luns.insert(lun, is);
         }
         Ok(luns)
+    }
+
+    /// The one link of a directory and where it leads. The name that this crate gives it is tried first: to list a directory takes five
+    /// calls, to read a link one.
+    fn link(&self, dir: &str, usual: &str) -> Read<Option<(String, PathBuf)>> {
+        match self.tree.read_link(format!("{dir}/{usual}")) {
+            Ok(path) => return Ok(Some((usual.to_owned(), path))),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        match self.tree.links(dir)?.into_iter().next() {
+            Some(link) => {
+                let path = self.tree.read_link(format!("{dir}/{link}"))?;
+                Ok(Some((link, path)))
+            }
+            None => Ok(None),
+        }
     }
 
     fn group(
@@ -223,8 +253,10 @@ impl Reader<'_> {
             }
         }
         if fabric == Fabric::Iscsi {
-            group.attributes = self.values(&format!("{path}/attrib"), &names(&|s| Names::of(&s.all_attributes())))?;
-            group.parameters = self.values(&format!("{path}/param"), &names(&|s| Names::of(&s.parameters)))?;
+            group.attributes =
+                self.values(&format!("{path}/attrib"), &names(&|s| Names::of(&s.all_attributes())))?;
+            group.parameters =
+                self.values(&format!("{path}/param"), &names(&|s| Names::of(&s.parameters)))?;
             if !sibling {
                 for name in self.tree.dirs(format!("{path}/acls"))? {
                     let iqn = Iqn::from_kernel(&name);
@@ -233,7 +265,8 @@ impl Reader<'_> {
                     group.acls.insert(iqn, acl);
                 }
                 // Whoever is let in by name is asked by the ACL; the group's own passwords are for the others.
-                let open = |group: &GroupState| group.attributes.get("generate_node_acls").is_some_and(|n| n == "1");
+                let open =
+                    |group: &GroupState| group.attributes.get("generate_node_acls").is_some_and(|n| n == "1");
                 let asked = match spec {
                     Some(spec) => spec.demo_mode == DemoMode::Allowed || spec.auth != Credentials::default(),
                     None => matches!(self.focus, Focus::Complete) || open(&group),
@@ -271,7 +304,8 @@ impl Reader<'_> {
         let mut loaded = Vec::new();
         if !names.is_empty() && !sibling && !self.focus.bare() {
             for (transport, module) in [(Transport::Iser, "ib_isert"), (Transport::Cxgbit, "cxgbit")] {
-                let asked = spec.is_none_or(|spec| spec.transports.values().any(|wanted| *wanted == transport));
+                let asked =
+                    spec.is_none_or(|spec| spec.transports.values().any(|wanted| *wanted == transport));
                 if asked && self.tree.exists(format!("/sys/module/{module}"))? {
                     loaded.push(transport);
                 }
@@ -306,23 +340,23 @@ impl Reader<'_> {
             Some((target, acl)) => Names::of(&target.acl_attributes(acl)),
             None => Names::All,
         };
-        let mut luns = BTreeMap::new();
-        for name in self.tree.dirs(path)? {
-            let Some(lun) = numbered(&name, "lun_").and_then(|n| Lun::try_from(n).ok()) else { continue };
-            let dir = format!("{path}/{name}");
-            let link = self.tree.links(&dir)?.into_iter().next();
-            let target_lun = match &link {
-                Some(link) => {
-                    let to = self.tree.read_link(format!("{dir}/{link}"))?;
-                    let name = to.file_name().map(|name| name.to_string_lossy().into_owned());
-                    name.and_then(|n| numbered(&n, "lun_")).and_then(|n| Lun::try_from(n).ok())
-                }
-                None => None,
+        let look = |name: String| {
+            let Some(lun) = numbered(&name, "lun_").and_then(|n| Lun::try_from(n).ok()) else {
+                return Ok(None);
             };
+            let dir = format!("{path}/{name}");
+            let found = self.link(&dir, "lun")?;
+            let target_lun = found.as_ref().and_then(|(_, to)| {
+                let name = to.file_name()?.to_string_lossy().into_owned();
+                numbered(&name, "lun_").and_then(|n| Lun::try_from(n).ok())
+            });
             // Before the link is there the file reads as nothing.
-            let write_protected = link.is_some() && !self.focus.bare() && self.flag(format!("{dir}/write_protect"))?;
-            luns.insert(lun, MappedLunState { link, target_lun, write_protected });
-        }
+            let write_protected =
+                found.is_some() && !self.focus.bare() && self.flag(format!("{dir}/write_protect"))?;
+            let link = found.map(|(link, _)| link);
+            Ok(Some((lun, MappedLunState { link, target_lun, write_protected })))
+        };
+        let luns = side_by_side(self.tree.dirs(path)?, look)?.into_iter().flatten().collect();
         if self.focus.bare() {
             return Ok(AclState { luns, ..AclState::default() });
         }
@@ -340,7 +374,14 @@ impl Reader<'_> {
         };
         let tag = tag.map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty());
         let attributes = self.values(&format!("{path}/attrib"), &names)?;
-        Ok(AclState { auth: self.auth(&format!("{path}/auth"))?, tag, queue_depth, attributes, luns, session })
+        Ok(AclState {
+            auth: self.auth(&format!("{path}/auth"))?,
+            tag,
+            queue_depth,
+            attributes,
+            luns,
+            session,
+        })
     }
 
     fn auth(&self, dir: &str) -> Read<AuthState> {
@@ -401,6 +442,31 @@ impl Reader<'_> {
     fn number(&self, path: String) -> Read<Option<u32>> {
         Ok(self.tree.read_opt(path)?.and_then(|text| text.trim().parse().ok()))
     }
+}
+
+/// Looks at many things, on as many threads as that is worth: with a few hundred LUNs it is the calls that take the time.
+fn side_by_side<T: Send, R: Send>(items: Vec<T>, look: impl Fn(T) -> Read<R> + Sync) -> Read<Vec<R>> {
+    const WORTH_A_THREAD: usize = 32;
+    let threads = items.len().div_ceil(WORTH_A_THREAD).min(8);
+    if threads <= 1 {
+        return items.into_iter().map(look).collect();
+    }
+    let size = items.len().div_ceil(threads);
+    let mut items = items.into_iter();
+    let parts: Vec<Vec<T>> = (0..threads).map(|_| items.by_ref().take(size).collect()).collect();
+    let look = &look;
+    std::thread::scope(|scope| {
+        let work = |part: Vec<T>| part.into_iter().map(look).collect::<Read<Vec<R>>>();
+        let workers: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || work(part))).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            match worker.join() {
+                Ok(part) => all.extend(part?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(all)
+    })
 }
 
 /// A number that the kernel prints in hexadecimal, with or without `0x`.
