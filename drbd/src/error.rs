@@ -25,9 +25,10 @@ pub enum Error {
         /// Why the module could not be loaded, if it was tried.
         source: Option<host::exec::Error>,
     },
-    /// The kernel's DRBD speaks another dialect.
+    /// The kernel's DRBD speaks another dialect than the one that was asked for.
     #[error(
-        "this DRBD speaks version {version} of its netlink interface; only version 1 (DRBD 8.4, in the kernel) is supported"
+        "this DRBD speaks version {version} of its netlink interface (1 is DRBD 8.4, 2 is DRBD 9), for which this call is not made; commands of \
+         DRBD 9 are carried out by Drbd::run_9"
     )]
     Unsupported {
         /// The version of the family.

@@ -35,11 +35,12 @@
 //! [`Drbd::set_helper`].
 //!
 //! # Not supported
-//! DRBD 9 ([`Error::Unsupported`]), drbd.conf files, stacked and diskless resources, SDP and SSOCKS addresses.
+//! Plans, roles and other verbs for DRBD 9, whose states, events and commands are supported (see [`nine`]); stacked and diskless resources, SDP and SSOCKS addresses.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+pub mod conf;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -48,6 +49,7 @@ mod holders;
 mod link;
 mod metadata;
 mod name;
+pub mod nine;
 mod operate;
 mod options;
 mod plan;
@@ -83,8 +85,8 @@ pub use role::Promote;
 pub use spec::{MetaDisk, ResourceSpec, VolumeSpec};
 pub use split_brain::{Generations, Recovery, Relation, Side, SplitBrain};
 pub use state::{
-    ConnState, ConnectionState, Dialect, DiskState, Paused, PeerVolumeCounters, PeerVolumeState, Progress,
-    ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
+    ConnState, ConnectionState, Dialect, DiskState, PathState, Paused, PeerVolumeCounters, PeerVolumeState,
+    Progress, ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
 };
 pub use wait::{StartKind, StartTimeouts};
 pub use watch::{Event, HelperEvent, Phase};
@@ -122,19 +124,23 @@ impl Drbd {
     /// DRBD on a host. Loads the module if the kernel does not have it yet (`modprobe drbd`).
     ///
     /// # Errors
-    /// [`Error::NotLoaded`] if there is no DRBD and the module cannot be loaded, [`Error::Unsupported`] if it is DRBD 9.
+    /// [`Error::NotLoaded`] if there is no DRBD and the module cannot be loaded, [`Error::Unsupported`] if it speaks a dialect
+    /// that is not known.
     pub fn on(host: &Host) -> Result<Self> {
         let link = Arc::new(Link::new(host));
         let deadline = Deadline::after(Self::TIMEOUT);
         let about = About { command: Command(0, "find the netlink family"), object: FAMILY, deadline };
-        if link.resolve(about)?.is_none() {
-            let loaded = host.exec().load(Module::DRBD, host.tree(), deadline);
-            let source = loaded.err();
-            if source.is_some() || link.resolve(about)?.is_none() {
-                return Err(Error::NotLoaded { source });
+        let family = match link.resolve(about)? {
+            Some(family) => family,
+            None => {
+                let source = host.exec().load(Module::DRBD, host.tree(), deadline).err();
+                let found = if source.is_none() { link.resolve(about)? } else { None };
+                found.ok_or(Error::NotLoaded { source })?
             }
-        }
-        Ok(Self { host: host.clone(), link, dialect: Dialect::Drbd84, timeout: Self::TIMEOUT })
+        };
+        let version = family.version;
+        let dialect = Dialect::of_version(version).ok_or(Error::Unsupported { version })?;
+        Ok(Self { host: host.clone(), link, dialect, timeout: Self::TIMEOUT })
     }
 
     /// The same DRBD with another limit for calls that take no deadline. Default: 30 seconds.

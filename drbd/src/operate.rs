@@ -367,6 +367,7 @@ impl Drbd {
         volume: Volume,
         options: &DiskOptions,
     ) -> Result<bool> {
+        options.check_84()?;
         let state = self.known(name, self.deadline())?;
         let Some((minor, before)) = state.volume(volume).and_then(|v| Some((v.minor, v.options.clone()?)))
         else {
@@ -384,6 +385,7 @@ impl Drbd {
     /// [`Error::NotFound`]; [`Error::Conflict`] without a connection; as [`apply`](Self::apply).
     #[doc(alias = "drbdsetup net-options")]
     pub fn set_net_options(&self, name: &ResourceName, options: &NetOptions) -> Result<bool> {
+        options.check_84()?;
         let state = self.known(name, self.deadline())?;
         let Some(connection) = state.connections.into_iter().next() else {
             return Err(Error::Conflict { name: name.clone(), what: "it has no connection".to_owned() });
@@ -401,6 +403,7 @@ impl Drbd {
     /// [`Error::NotFound`]; as [`apply`](Self::apply).
     #[doc(alias = "drbdsetup resource-options")]
     pub fn set_resource_options(&self, name: &ResourceName, options: &ResourceOptions) -> Result<bool> {
+        options.check_84()?;
         let before = self.known(name, self.deadline())?.options.unwrap_or_default();
         let changed = !before.differences(options).is_empty();
         let (name, options) = (name.clone(), options.clone());

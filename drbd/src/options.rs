@@ -1,5 +1,6 @@
 //! Options of connections, disks and resources, by their names in drbd.conf.
 
+#[cfg(feature = "serde")]
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,28 +13,56 @@ use crate::wire::net::NET;
 use crate::wire::table::Value;
 pub use crate::wire::table::{Kind, OptionRow, Unit};
 
-/// Set options by attribute number: the order of a message and of a comparison.
+/// Set options, ordered by attribute number: the order of a message and of a comparison.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub(crate) struct Values(BTreeMap<u16, Value>);
+pub(crate) struct Values(Vec<(u16, Value)>);
 
 impl Values {
+    fn place(&self, number: u16) -> Result<usize, usize> {
+        // The kernel sends them nearly in order, and so do most programs.
+        match self.0.last() {
+            Some((last, _)) if *last >= number => self.0.binary_search_by_key(&number, |(number, _)| *number),
+            _ => Err(self.0.len()),
+        }
+    }
+
+    fn get(&self, number: u16) -> Option<&Value> {
+        self.0.get(self.place(number).ok()?).map(|(_, value)| value)
+    }
+
+    fn insert(&mut self, number: u16, value: Value) {
+        match self.place(number) {
+            Ok(place) => self.0.iter_mut().skip(place).take(1).for_each(|entry| entry.1 = value.clone()),
+            Err(place) => self.0.insert(place, (number, value)),
+        }
+    }
+
+    /// Whether two sets have the same effect for an option, a missing one counted as its default.
+    fn agree(&self, other: &Self, row: &OptionRow) -> bool {
+        match (self.get(row.number), other.get(row.number)) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a == b,
+            (Some(set), None) | (None, Some(set)) => *set == row.default_value(),
+        }
+    }
+
     fn effective(&self, row: &OptionRow) -> Value {
-        self.0.get(&row.number).cloned().unwrap_or_else(|| row.default_value())
+        self.get(row.number).cloned().unwrap_or_else(|| row.default_value())
     }
 
     fn differences(&self, other: &Self, rows: &'static [OptionRow]) -> Vec<&'static str> {
         rows.iter()
-            .filter(|row| !row.once)
+            .filter(|row| !row.once && row.in_84)
             // Without CAP_SYS_ADMIN the kernel leaves secrets out of its answers; what cannot be seen cannot be compared.
-            .filter(|row| !matches!(row.kind, Kind::Secret { .. }) || self.0.contains_key(&row.number))
-            .filter(|row| self.effective(row) != other.effective(row))
+            .filter(|row| !matches!(row.kind, Kind::Secret { .. }) || self.get(row.number).is_some())
+            .filter(|row| !self.agree(other, row))
             .map(|row| row.name)
             .collect()
     }
 
     fn encode(&self, rows: &[OptionRow], once: bool, mut message: Message) -> Message {
-        for row in rows.iter().filter(|row| once || !row.once) {
-            match self.0.get(&row.number) {
+        for row in rows.iter().filter(|row| row.in_84 && (once || !row.once)) {
+            match self.get(row.number) {
                 // An empty secret is what the kernel shows for none.
                 Some(Value::Secret(secret)) if secret.is_empty() => {}
                 Some(value) => message = row.encode(value, message),
@@ -43,12 +72,35 @@ impl Values {
         message
     }
 
-    fn decode(rows: &[OptionRow], nest: &Attribute<'_>) -> Self {
-        let mut values = Self::default();
+    /// Those that DRBD 9 has in a nest.
+    fn encode_9(&self, rows: &[OptionRow], nest: u16, mut message: Message) -> Message {
+        for row in rows.iter().filter(|row| row.in_9.is_some_and(|(place, _)| place == nest)) {
+            match self.get(row.number) {
+                Some(Value::Secret(secret)) if secret.is_empty() => {}
+                Some(value) => message = row.encode_9(value, message),
+                None => {}
+            }
+        }
+        message
+    }
+
+    /// Takes those that a nest of DRBD 9 has.
+    fn absorb_9(&mut self, rows: &[OptionRow], number: u16, nest: &Attribute<'_>) {
         for field in nest.nested().flatten() {
-            let row = rows.iter().find(|row| row.number == field.kind);
+            let row = rows.iter().find(|row| row.in_9 == Some((number, field.kind)));
+            if let Some((row, value)) = row.and_then(|row| Some((row, row.decode(&field)?))) {
+                self.insert(row.number, value);
+            }
+        }
+    }
+
+    fn decode(rows: &[OptionRow], nest: &Attribute<'_>) -> Self {
+        let mut values = Self(Vec::with_capacity(rows.len()));
+        for field in nest.nested().flatten() {
+            let row =
+                rows.binary_search_by_key(&field.kind, |row| row.number).ok().and_then(|at| rows.get(at));
             if let Some(value) = row.and_then(|row| row.decode(&field)) {
-                values.0.insert(field.kind, value);
+                values.insert(field.kind, value);
             }
         }
         values
@@ -56,7 +108,7 @@ impl Values {
 
     #[cfg(feature = "fake")]
     fn encode_all(&self, rows: &[OptionRow], mut message: Message) -> Message {
-        for row in rows {
+        for row in rows.iter().filter(|row| row.in_84) {
             message = row.encode(&self.effective(row), message);
         }
         message
@@ -76,7 +128,7 @@ macro_rules! options {
                 Self::default()
             }
 
-            /// All options there are, with their ranges, defaults and what they do.
+            /// All options there are, of 8.4 and of 9 ([`OptionRow::in_84`], [`OptionRow::in_9`]), with their ranges, defaults and what they do.
             #[must_use]
             pub fn table() -> &'static [OptionRow] {
                 $rows
@@ -92,7 +144,7 @@ macro_rules! options {
                     let shown = if matches!(row.kind, Kind::Secret { .. }) { "***" } else { value };
                     Error::option(name, shown, reason)
                 })?;
-                self.0.0.insert(row.number, parsed);
+                self.0.insert(row.number, parsed);
                 Ok(())
             }
 
@@ -133,7 +185,7 @@ macro_rules! options {
             #[must_use]
             pub fn is_set(&self, name: &str) -> bool {
                 let row = $rows.iter().find(|row| row.name == name);
-                row.is_some_and(|row| self.0.0.contains_key(&row.number))
+                row.is_some_and(|row| self.0.get(row.number).is_some())
             }
 
             /// Whether none is set.
@@ -146,7 +198,7 @@ macro_rules! options {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
                 $rows
                     .iter()
-                    .filter_map(|row| self.0.0.get(&row.number).map(|value| (row.name, row.print(value))))
+                    .filter_map(|row| self.0.get(row.number).map(|value| (row.name, row.print(value))))
             }
 
             /// The names of the options in which `wanted` differs from these, defaults counted in. Options that hold for one attach
@@ -156,9 +208,21 @@ macro_rules! options {
                 self.0.differences(&wanted.0, $rows)
             }
 
+            /// Whether DRBD 8.4 has all options that are set.
+            pub(crate) fn check_84(&self) -> Result<(), Error> {
+                match $rows.iter().find(|row| !row.in_84 && self.0.get(row.number).is_some()) {
+                    None => Ok(()),
+                    Some(row) => {
+                        let reason = concat!("DRBD 8.4 has no option of this name in ", $section).to_owned();
+                        let value = self.get(row.name).unwrap_or_default();
+                        Err(Error::option(row.name, &value, reason))
+                    }
+                }
+            }
+
             fn row(name: &str, value: &str) -> Result<&'static OptionRow, Error> {
                 $rows.iter().find(|row| row.name == name).ok_or_else(|| {
-                    let reason = concat!("DRBD 8.4 has no option of this name in ", $section).to_owned();
+                    let reason = concat!("DRBD has no option of this name in ", $section).to_owned();
                     Error::option(name, value, reason)
                 })
             }
@@ -170,6 +234,14 @@ macro_rules! options {
 
             pub(crate) fn decode(nest: &Attribute<'_>) -> Self {
                 Self(Values::decode($rows, nest))
+            }
+
+            pub(crate) fn encode_9(&self, nest: u16, message: Message) -> Message {
+                self.0.encode_9($rows, nest, message)
+            }
+
+            pub(crate) fn absorb_9(&mut self, number: u16, nest: &Attribute<'_>) {
+                self.0.absorb_9($rows, number, nest);
             }
 
             /// As the kernel shows them: all of them.
@@ -293,7 +365,7 @@ impl NetOptions {
             Protocol::B => 2,
             Protocol::C => 3,
         };
-        self.0.0.insert(6, Value::Number(number));
+        self.0.insert(6, Value::Number(number));
         self
     }
 
@@ -304,14 +376,14 @@ impl NetOptions {
     pub fn with_shared_secret(mut self, secret: &Secret) -> Result<Self, Error> {
         let row = Self::row("shared-secret", "***")?;
         let value = row.secret(secret).map_err(|reason| Error::option(row.name, "***", reason))?;
-        self.0.0.insert(row.number, value);
+        self.0.insert(row.number, value);
         Ok(self)
     }
 
     /// The shared secret, if it is set or the kernel showed it.
     #[must_use]
     pub fn shared_secret(&self) -> Option<Secret> {
-        match self.0.0.get(&1) {
+        match self.0.get(1) {
             Some(Value::Secret(secret)) if !secret.is_empty() => Some(secret.share()),
             _ => None,
         }
@@ -320,20 +392,20 @@ impl NetOptions {
     /// Whether both nodes may be Primary (`allow-two-primaries`).
     #[must_use]
     pub fn two_primaries(&self) -> bool {
-        matches!(self.0.0.get(&24), Some(Value::Flag(true)))
+        matches!(self.0.get(24), Some(Value::Flag(true)))
     }
 
     /// Whether this node's data is thrown away at the next connect (`discard-my-data`).
     #[must_use]
     pub fn discards_my_data(&self) -> bool {
-        matches!(self.0.0.get(&25), Some(Value::Flag(true)))
+        matches!(self.0.get(25), Some(Value::Flag(true)))
     }
 
     /// Throws this node's changes away at the next connect, after split brain (`discard-my-data`). Destroys data.
     #[must_use]
     #[doc(alias = "drbdadm connect --discard-my-data")]
     pub fn with_discard_my_data(mut self) -> Self {
-        self.0.0.insert(25, Value::Flag(true));
+        self.0.insert(25, Value::Flag(true));
         self
     }
 }
@@ -347,7 +419,7 @@ impl DiskOptions {
             Fencing::ResourceOnly => 1,
             Fencing::ResourceAndStonith => 2,
         };
-        self.0.0.insert(7, Value::Number(number));
+        self.0.insert(7, Value::Number(number));
         self
     }
 }
@@ -429,7 +501,7 @@ mod tests {
             ("timeout", "0", "1 to 600 tenths of a second"),
             ("protocol", "D", "one of A, B, C, default C"),
             ("use-rle", "maybe", "yes or no"),
-            ("fencing", "dont-care", "no option of this name in net { }"),
+            ("al-extents", "1237", "no option of this name in net { }"),
             ("shared-secret", "", "1 to 63 bytes"),
         ] {
             let error = NetOptions::new().with(name, value).expect_err(name).to_string();

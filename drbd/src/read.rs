@@ -1,13 +1,13 @@
-//! Reading states: four dumps, joined in memory.
+//! Reading states: one dump for all resources, four tables joined in memory for one.
 
 use host::Deadline;
 use host::nl::Reply;
 use host::nl::genl::Family;
 
 use crate::link::About;
-use crate::state::{Tree, absorb, insert_progress, progress_of};
+use crate::state::{Tree, absorb, absorb_status, insert_progress, insert_verify, progress_of};
 use crate::wire::{Command, Context, NO_MINOR, Packet, nest, request};
-use crate::{Drbd, Error, Refusal, ResourceName, ResourceState, Result, Role};
+use crate::{Dialect, Drbd, Error, Refusal, ResourceName, ResourceState, Result, Role};
 
 /// What a dump answers for a filter that names no resource (`ERR_RES_NOT_KNOWN`).
 const NOT_KNOWN: i32 = 158;
@@ -15,21 +15,46 @@ const NOT_KNOWN: i32 = 158;
 impl Drbd {
     /// Lists all resources of the kernel, whoever made them. `drbdsetup status`, `drbdsetup show`.
     ///
-    /// Four requests whatever the number of resources, and one more while something syncs. The four tables are read one after the
-    /// other, so a change in between may show in one and not in another; [`watch`](Self::watch) sees a consistent picture.
+    /// One request whatever the number of resources, and what it tells of a volume is of one moment; four more if there is a resource
+    /// without volumes. [`watch`](Self::watch) sees a picture that is of one moment over all. Three counters that 8.4 tells only in
+    /// longer ways are `None`; [`get`](Self::get) has them.
     ///
     /// # Errors
     /// The exchange with the kernel failed.
     #[doc(alias = "drbdsetup status")]
     pub fn list(&self) -> Result<Vec<ResourceState>> {
+        let about = About { command: Command::GET_STATUS, object: "all", deadline: self.deadline() };
+        if self.dialect == Dialect::Drbd9 {
+            return self.list_tables(about.deadline);
+        }
+        let replies = self.link.dump(about, |family| request(family, about.command, NO_MINOR, 0))?;
+        let mut tree = Tree::new();
+        for reply in &replies {
+            let packet = Packet::parse(reply)?;
+            if !packet.is_success() {
+                return Err(about.refused(packet.code, packet.texts()));
+            }
+            if !absorb_status(&mut tree, &packet) {
+                return self.list_tables(about.deadline);
+            }
+        }
+        self.add_verify(&mut tree)?;
+        Ok(tree.into_values().collect())
+    }
+
+    /// All resources from the four tables, which also tell of those without volumes.
+    fn list_tables(&self, deadline: Deadline) -> Result<Vec<ResourceState>> {
         const TABLES: [Command; 4] = [
             Command::GET_RESOURCES,
             Command::GET_DEVICES,
             Command::GET_CONNECTIONS,
             Command::GET_PEER_DEVICES,
         ];
-        let about = About { command: Command::GET_RESOURCES, object: "all", deadline: self.deadline() };
-        let build = |family: &Family| TABLES.map(|command| request(family, command, NO_MINOR, 0)).to_vec();
+        let about = About { command: Command::GET_RESOURCES, object: "all", deadline };
+        let build = |family: &Family| {
+            let paths = family.has(Command::GET_PATHS.0).then_some(Command::GET_PATHS);
+            TABLES.into_iter().chain(paths).map(|command| request(family, command, NO_MINOR, 0)).collect()
+        };
         let mut tree = Tree::new();
         for reply in self.link.dumps(about, build)?.iter().flatten() {
             let packet = Packet::parse(reply)?;
@@ -38,7 +63,9 @@ impl Drbd {
             }
             absorb(self.dialect, &mut tree, &packet, false);
         }
-        self.add_progress(false, &mut tree, about.deadline)?;
+        if self.dialect == Dialect::Drbd84 {
+            self.add_progress(false, &mut tree, about.deadline)?;
+        }
         Ok(tree.into_values().collect())
     }
 
@@ -60,6 +87,10 @@ impl Drbd {
     pub fn role(&self, name: &ResourceName) -> Result<Role> {
         // `union drbd_state`: the first two bits are the role.
         const ROLE: u32 = 3;
+        if self.dialect == Dialect::Drbd9 {
+            let found = self.get(name)?.ok_or_else(|| Error::NotFound { name: name.clone() })?;
+            return Ok(found.role);
+        }
         let about = About { command: Command::GET_STATUS, object: name.as_str(), deadline: self.deadline() };
         let replies = self.link.dump(about, |family| {
             let message = request(family, about.command, NO_MINOR, 0);
@@ -103,7 +134,17 @@ impl Drbd {
                 absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
             }
         }
-        self.add_progress(true, &mut tree, deadline)?;
+        match self.dialect {
+            Dialect::Drbd84 => self.add_progress(true, &mut tree, deadline)?,
+            Dialect::Drbd9 => {
+                let about = About { command: Command::GET_PATHS, object: name.as_str(), deadline };
+                if self.link.family(about)?.has(Command::GET_PATHS.0) {
+                    for reply in self.table(Command::GET_PATHS, Some(name), deadline)? {
+                        absorb(self.dialect, &mut tree, &Packet::parse(&reply)?, false);
+                    }
+                }
+            }
+        }
         Ok(tree.into_values().next())
     }
 
@@ -134,8 +175,21 @@ impl Drbd {
         Ok(replies)
     }
 
+    /// DRBD 8.4 tells how far a verify is only in a file.
+    fn add_verify(&self, tree: &mut Tree) -> Result<()> {
+        let verifies = |state: &ResourceState| {
+            state.connections.iter().flat_map(|c| &c.volumes).any(|volume| volume.repl.is_verifying())
+        };
+        if tree.values().any(verifies) {
+            let text = self.host.tree().read_opt("/proc/drbd")?.unwrap_or_default();
+            tree.values_mut().for_each(|state| insert_verify(state, &text));
+        }
+        Ok(())
+    }
+
     /// DRBD 8.4 tells the total of a resync only in the older `DRBD_ADM_GET_STATUS`.
     fn add_progress(&self, single: bool, tree: &mut Tree, deadline: Deadline) -> Result<()> {
+        self.add_verify(tree)?;
         let syncing = |state: &ResourceState| -> Vec<_> {
             let peers = state.connections.iter().flat_map(|c| &c.volumes).filter(|v| v.repl.is_syncing());
             peers.filter_map(|peer| state.volume(peer.volume)).map(|v| (v.volume, v.minor)).collect()

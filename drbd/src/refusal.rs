@@ -110,6 +110,12 @@ refusals! {
     168 MetaDataTooSmall "the new activity log is too small";
     169 MetaDataNoFit "the new metadata does not fit on the device";
     170 ImplicitShrink "the device would shrink without having been asked to";
+    171 BadPeerNodeId "there is no peer of this node id, or it is this node's own";
+    172 NoTransport "the transport cannot be made; is its module there (drbd_transport_tcp)?";
+    173 AddressPairInUse "the pair of addresses is used by another connection";
+    174 Exists "it exists already";
+    175 ProtocolTooOld "the peer's protocol is too old for it";
+    176 PathCollision "another path of the connection has these addresses";
     0 Unknown "the state machine gave no reason";
     -1 TwoPrimaries "the peer is Primary already, and allow-two-primaries is no";
     -2 NoUpToDateData "there is no UpToDate data in reach; let it sync, connect the peer that has it, or use Promote::Force if this node's data shall win";
@@ -130,7 +136,14 @@ refusals! {
     -18 InTransientState "the connection is changing its state just now; try again";
     -19 ConcurrentChange "another change of state was going on; try again";
     -20 OtherVolumePrimary "another volume is Primary on the peer";
-    -21 OutdateNeedsConnection "outdating the peer needs a connection";
+    -21 OutdateNeedsConnection "outdating the peer needs a connection (in DRBD 9: it was interrupted)";
+    -22 PrimaryReader "a node that reads as Primary is in the way";
+    -23 StateTimeout "the nodes did not agree in time";
+    -24 WeaklyConnected "a node is connected to some of the others only";
+    -25 NoQuorum "there is no quorum: too few nodes are reachable";
+    -26 DisklessPeerAttach "a peer without a disk may not attach one now";
+    -27 HandshakeDisconnect "the nodes do not fit together: the handshake ended the connection";
+    -28 HandshakeRetry "the handshake has to be repeated";
 }
 
 impl Refusal {
@@ -161,7 +174,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.text() {
             Some(text) => write!(f, "{text} (code {})", self.code()),
-            None => write!(f, "a reason that DRBD 8.4 does not have (code {})", self.code()),
+            None => write!(f, "a reason that this crate does not know (code {})", self.code()),
         }
     }
 }

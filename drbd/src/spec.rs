@@ -89,8 +89,12 @@ impl ResourceSpec {
     /// combinations of options that the kernel refuses.
     ///
     /// # Errors
-    /// [`Error::Spec`] says what is wrong and what would be right.
+    /// [`Error::Spec`] says what is wrong and what would be right; [`Error::Option`] names an option that only DRBD 9 has.
     pub fn check(&self) -> Result<(), Error> {
+        self.net.check_84()?;
+        self.options.check_84()?;
+        let disks = self.volumes.iter().filter_map(|volume| volume.options.as_ref());
+        std::iter::once(&self.disk).chain(disks).try_for_each(DiskOptions::check_84)?;
         let wrong = |reason: String| Err(Error::Spec { name: self.name.clone(), reason });
         if self.local == self.peer {
             return wrong(format!("both ends have the address {}", self.local));

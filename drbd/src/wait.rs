@@ -120,6 +120,20 @@ impl Drbd {
         })
     }
 
+    /// Waits until the peer is known to be Secondary. What a move does on the node that takes over, while the other one lets go; the tools have
+    /// nothing for it but asking again and again.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the last state; [`Error::Disconnected`] as soon as the connection is `StandAlone`; [`Error::NotFound`].
+    pub fn wait_released(&self, name: &ResourceName, deadline: Deadline) -> Result<()> {
+        self.wait_for(name, "wait for the peer's release of", deadline, |state| {
+            if state.peer_is_secondary() == Some(true) {
+                return Ok(true);
+            }
+            ended(state).map_or(Ok(false), Err)
+        })
+    }
+
     /// Waits until both nodes have all data: connected, all disks UpToDate, no resync going on. `drbdsetup wait-sync-resource`.
     ///
     /// `seen` is told of the progress of the whole resource at least twice a second while a resync is going on, with the speed of the
@@ -155,7 +169,7 @@ impl Drbd {
 
     /// Waits until no verify is going on; returns what is known to differ in each volume. `drbdsetup wait-sync-resource`.
     ///
-    /// DRBD 8.4 tells nothing of how far a verify is, but in `/proc/drbd`.
+    /// How far it is stands in [`PeerVolumeState::verify`](crate::PeerVolumeState::verify).
     ///
     /// # Errors
     /// [`Error::Timeout`] with the last state; [`Error::Disconnected`] if the connection ended, and the verify with it; [`Error::NotFound`].

@@ -347,6 +347,7 @@ fn is_event(command: u8) -> bool {
         Command::DEVICE_STATE,
         Command::CONNECTION_STATE,
         Command::PEER_DEVICE_STATE,
+        Command::PATH_STATE,
         Command::HELPER,
     ]
     .iter()

@@ -14,7 +14,8 @@ use host::{CpuSet, DmName, IfName, Iqn, Secret};
 use lio::{AclSpec, BackstoreSpec, ChapUser, Lun, ProductId, TargetSpec, UnitSerial};
 use luks::{MappingSpec, Uuid};
 use netcfg::{
-    BondMode, BondSpec, FloatingAddr, LinkKind, LinkSpec, NetSpec, Prefix, RouteSpec, SysctlSpec, VlanId,
+    BondAttribute, BondMode, BondSpec, FloatingAddr, LinkKind, LinkSpec, NetSpec, Prefix, RouteSpec,
+    SysctlSpec, VlanId,
 };
 use toml::Spanned;
 
@@ -234,7 +235,9 @@ impl Reader<'_> {
             }
             spec = spec.with_link(wanted);
         }
-        for (table, floor) in [(&self.raw.sysctl, false), (&self.raw.sysctl_at_least, true)] {
+        let tables = [&self.raw.sysctl, &self.raw.sysctl_at_least, &self.raw.sysctl_forced];
+        for (table, (floor, force)) in tables.into_iter().zip([(false, false), (true, false), (false, true)])
+        {
             for (key, value) in table {
                 let value = scalar(value)
                     .ok_or_else(|| self.file.wrong(key, "the value is a number or a text of numbers"))?;
@@ -242,7 +245,16 @@ impl Reader<'_> {
                     true => SysctlSpec::at_least(key.get_ref(), value),
                     false => SysctlSpec::exactly(key.get_ref(), value),
                 };
-                spec = spec.with_sysctl(made.map_err(|e| self.file.wrong(key, e))?);
+                let made = made.map_err(|e| self.file.wrong(key, e))?;
+                let verdict = netcfg::sysctl::explain(&made.key, &made.value);
+                if let Some(harm) = verdict.filter(|v| v.advice == netcfg::sysctl::Advice::Harmful && !force)
+                {
+                    let reason = format!("{}; put it under [sysctl-forced] if you must", harm.reason);
+                    return Err(self
+                        .file
+                        .wrong(key, format!("{} = {} does harm: {reason}", made.key, made.value)));
+                }
+                spec = spec.with_sysctl(if force { made.forced() } else { made });
             }
         }
         Ok(spec)
@@ -275,6 +287,16 @@ impl Reader<'_> {
                 }
                 if let Some(count) = bond.peer_notices {
                     spec = spec.with_peer_notices(count);
+                }
+                for (key, value) in &bond.options {
+                    let info = BondAttribute::from_name(&key.get_ref().replace('-', "_"));
+                    let info = info.ok_or_else(|| {
+                        let names: Vec<_> = BondAttribute::all().map(|info| info.ip).collect();
+                        self.file.wrong(key, format!("no option of a bond; there are {}", names.join(", ")))
+                    })?;
+                    let text = scalar(value).unwrap_or_default();
+                    let value = info.parse(&text).map_err(|e| self.file.wrong(key, e))?;
+                    spec = spec.with_option(info.attribute, value);
                 }
                 Ok(LinkSpec::bond(name, spec))
             }

@@ -3,6 +3,7 @@
 //! [`config`] reads `node.toml` and says what is wrong with it by line; [`node`] carries out the verbs; [`status`] prints one screen.
 
 pub mod config;
+pub mod drbd_view;
 pub mod helper;
 pub mod node;
 pub mod passphrase;

@@ -29,6 +29,8 @@ pub enum Peer {
     /// Whatever DRBD says.
     #[default]
     Unknown,
+    /// It has been told to release the unit: wait until it has, at most this long. Meanwhile this node makes ready.
+    Releasing(Duration),
     /// A fencing result or an administrator says that it is dead. Never a time-out.
     Dead,
 }
@@ -130,6 +132,12 @@ impl Node {
         );
         look("DRBD", Drbd::on(&self.host).map(|d| format!("{:?}", d.dialect())).map_err(Into::into));
         look("LIO", Lio::on(&self.host).map(|_| "loaded".to_owned()).map_err(Into::into));
+        let portals: Vec<_> =
+            self.config.units.iter().flat_map(|unit| unit.addresses.iter().map(|a| a.link.clone())).collect();
+        let hints = self.net().and_then(|net| Ok(net.lint_spec(&self.config.net, &portals)?));
+        for hint in hints.into_iter().flatten() {
+            found.push(Finding { ok: true, text: format!("hint: {hint}") });
+        }
         found
     }
 
@@ -284,7 +292,7 @@ impl Node {
             drbd.get(name)?.ok_or_else(|| anyhow!("resource {name} is not up here; run san-node apply first"))
         };
         let mut state = look()?;
-        if !state.is_primary() && !state.is_connected() && peer == Peer::Unknown {
+        if !state.is_primary() && !state.is_connected() && peer != Peer::Dead {
             // A connection that is just being made deserves a moment; what comes of it is judged below.
             if let Err(error) = drbd.wait_connected(name, Deadline::after(CONNECTING)) {
                 step.did(&format!("no peer ({error})"));
@@ -295,6 +303,12 @@ impl Node {
         if state.is_primary() {
             step.did("promoted");
             return self.open_up(unit, &lio, &mut step);
+        }
+        if let Peer::Releasing(patience) = peer {
+            drbd.wait_released(name, Deadline::after(patience))
+                .with_context(|| format!("{} has not released it", self.config.peer))?;
+            state = look()?;
+            step.did("awaited");
         }
         allowed(&state, peer, &self.config.peer)?;
         let how = if first == FirstSync::FromHere { first_sync_allowed(&state)? } else { Promote::IfSafe };
@@ -396,7 +410,7 @@ fn allowed(state: &ResourceState, peer: Peer, peer_name: &str) -> Result<()> {
         (Some(false), _) => {
             bail!("{peer_name} serves {}; release it there first (san-node release)", state.name)
         }
-        (None, Peer::Unknown) => bail!(
+        (None, Peer::Unknown | Peer::Releasing(_)) => bail!(
             "{peer_name} does not answer, and that does not mean it is dead: if it is alive and serving, both would write. Make sure that it is \
              switched off, then say --peer-is-dead"
         ),

@@ -228,6 +228,24 @@ const MISTAKES: &[Mistake] = &[
     },
     Mistake {
         from: "\"net.ipv4.tcp_reordering\" = 127",
+        to: "\"net.ipv4.tcp_sack\" = 0",
+        blamed: "tcp_sack",
+        says: &["does harm", "without selective", "[sysctl-forced]"],
+    },
+    Mistake {
+        from: "mode = \"active-backup\",",
+        to: "mode = \"active-backup\", options = { lacp_rates = \"fast\" },",
+        blamed: "lacp_rates",
+        says: &["no option of a bond", "lacp_rate"],
+    },
+    Mistake {
+        from: "mode = \"active-backup\",",
+        to: "mode = \"active-backup\", options = { xmit-hash-policy = \"layer9\" },",
+        blamed: "layer9",
+        says: &["one of layer2, layer3+4"],
+    },
+    Mistake {
+        from: "\"net.ipv4.tcp_reordering\" = 127",
         to: "\"net.ipv4.tcp_reordering\" = \"many\"",
         blamed: "\"many\"",
         says: &["many"],

@@ -13,6 +13,7 @@ mod common;
 mod machine;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::{Keys, article};
 use drbd::fake::FakeDrbd;
@@ -269,6 +270,30 @@ fn a_unit_that_the_peer_serves_is_refused_and_moves_after_its_release() {
     release(&one, unit).expect("releases");
     serve(&two, other).expect("serves");
     assert!(is_primary(&two, other) && !is_primary(&one, unit));
+}
+
+#[test]
+fn a_node_that_waits_serves_as_soon_as_its_peer_has_released() {
+    let cluster = Cluster::ready();
+    let [one, two] = [cluster.node(0), cluster.node(1)];
+    let (unit, other) = (&one.config.units[0], &two.config.units[0]);
+    serve(&one, unit).expect("serves");
+    let wait =
+        |seconds| serve_with(&two, other, Peer::Releasing(Duration::from_secs(seconds)), FirstSync::Refuse);
+    let before = cluster.machines[1].picture();
+    let refused = failure(wait(0));
+    assert!(refused.contains("n1 has not released it"), "{refused}");
+    unchanged(&before, &cluster.machines[1], "");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(60));
+        release(&one, unit).expect("releases");
+        let said = waiting.join().expect("no panic").expect("serves");
+        assert!(said.contains(&"awaited".to_owned()), "{said:?}");
+    });
+    assert!(is_primary(&two, other) && !is_primary(&one, unit));
+    // One that has been released already is not waited for.
+    release(&two, other).expect("releases");
+    wait(0).expect("serves");
 }
 
 #[test]
@@ -534,7 +559,7 @@ fn both_units_wait_until_they_are_in_sync() {
     serve_with(&node, unit, Peer::Unknown, FirstSync::FromHere).expect("serves");
     cluster.machines[0].drbd.set_sync_steps(4);
     let mut seen = 0;
-    let deadline = Deadline::after(std::time::Duration::from_secs(20));
+    let deadline = Deadline::after(Duration::from_secs(20));
     node.wait_synced(unit, deadline, |_| seen += 1).expect("gets there");
     assert!(seen > 0);
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use host::nl::{self, Message, Socket};
 use host::{Deadline, Host, IfName};
 
+use crate::bond::settable;
 use crate::error::{Error, Result};
 use crate::plan::Step;
-use crate::spec::BondSpec;
-use crate::wire::link::BondOption;
 use crate::wire::{address, link};
 
 /// How long one message may take: the kernel answers inside the send, but a driver may hold the lock for seconds.
@@ -53,7 +52,9 @@ impl<'a> Executor<'a> {
     pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
         let message = match step {
             Step::Sysctl { path, to, .. } => return self.host.tree().write(path, to).map_err(Error::Sysctl),
-            Step::CreateBond { name, bond, mtu, mac } => link::create_bond(name, &options(bond), *mtu, *mac),
+            Step::CreateBond { name, bond, mtu, mac } => {
+                link::create_bond(name, bond.mode, &settable(&bond.options), *mtu, *mac)
+            }
             Step::CreateVlan { name, parent, id, mtu, controller } => {
                 let parent = self.index(parent)?;
                 let controller = controller.as_ref().map(|c| self.index(c)).transpose()?;
@@ -68,17 +69,10 @@ impl<'a> Executor<'a> {
                 self.known.clear();
                 link::delete(index)
             }
-            Step::SetBond { name, to: (miimon, up, down, notices), .. } => {
-                let mut options = vec![BondOption::Miimon(*miimon)];
-                if !miimon.is_zero() {
-                    options.extend([BondOption::UpDelay(*up), BondOption::DownDelay(*down)]);
-                }
-                options.push(BondOption::PeerNotices(*notices));
-                link::set_bond(self.index(name)?, &options)
-            }
+            Step::SetBond { name, to, .. } => link::set_bond(self.index(name)?, &settable(to)),
             Step::SetPrimary { name, to, .. } => {
                 let port = to.as_ref().map(|p| self.index(p)).transpose()?.unwrap_or(0);
-                link::set_bond(self.index(name)?, &[BondOption::Primary(port)])
+                link::set_primary(self.index(name)?, port)
             }
             Step::SetMtu { name, to, .. } => link::set_mtu(self.index(name)?, *to),
             Step::SetUp { name, up } => link::set_up(self.index(name)?, *up),
@@ -101,16 +95,6 @@ impl<'a> Executor<'a> {
             (result, _) => result,
         }
     }
-}
-
-fn options(bond: &BondSpec) -> Vec<BondOption> {
-    let mut options = vec![BondOption::Mode(bond.mode), BondOption::Miimon(bond.miimon)];
-    // The kernel refuses delays without miimon, even zero ones (bond_option_updelay_set: EPERM without a word).
-    if !bond.miimon.is_zero() {
-        options.extend([BondOption::UpDelay(bond.up_delay), BondOption::DownDelay(bond.down_delay)]);
-    }
-    options.extend(bond.peer_notices.map(BondOption::PeerNotices));
-    options
 }
 
 /// What the kernel does not say itself.

@@ -23,6 +23,9 @@ pub enum Error {
     /// A kernel parameter could not be read or written.
     #[error("cannot set a kernel parameter")]
     Sysctl(#[source] TreeError),
+    /// A file could not be read or written.
+    #[error("cannot read or write a file")]
+    File(#[source] TreeError),
     /// A link the spec needs is not there.
     #[error("there is no interface {name}; {have}")]
     NoLink {
@@ -87,7 +90,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel { source, .. } | Self::Read(source) => source.errno(),
-            Self::Sysctl(source) => source.errno(),
+            Self::Sysctl(source) | Self::File(source) => source.errno(),
             Self::Announce { source, .. } => source.raw_os_error(),
             Self::Step(failed) => failed.cause.as_ref().and_then(Self::errno),
             _ => None,

@@ -32,21 +32,26 @@
 //! Needs `CAP_NET_ADMIN` (and `CAP_NET_RAW` to announce) in the network namespace; modules `bonding` and `8021q` are loaded when a spec
 //! needs them and `modprobe` is there.
 //!
-//! Not yet: bridges, LACP's own options, traffic shaping, `watch`, commit-confirm, import of `interfaces(5)`.
+//! Not yet: bridges, traffic shaping, `watch`, commit-confirm.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+mod bond;
 mod error;
+pub mod export;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod floating;
+pub mod interfaces;
+pub mod lint;
 mod name;
 mod plan;
 mod spec;
 mod state;
 #[allow(unsafe_code)]
 mod sys;
+pub mod sysctl;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -56,6 +61,7 @@ use host::exec::Module;
 use host::nl::Protocol;
 use host::plan::Undo;
 
+pub use bond::{BondAttribute, BondChange, BondMoment, BondOptionInfo, BondOptions, BondValue, BondWire};
 pub use error::{Error, Result};
 pub use floating::FloatingAddr;
 pub use host::{Deadline, Host, IfName, Plan};
@@ -141,13 +147,50 @@ impl Netcfg {
         diff(&self.list()?, spec, &self.sysctls(spec)?)
     }
 
+    /// Looks the machine over for what the kernel accepts and a storage network should not have.
+    ///
+    /// # Errors
+    /// The present state cannot be read.
+    pub fn lint(&self) -> Result<Vec<lint::Finding>> {
+        let sysctls = self.values(lint::SYSCTLS.iter().map(|path| (*path).to_owned()))?;
+        Ok(lint::state(&self.list()?, &sysctls))
+    }
+
+    /// Looks a spec over, with this machine's kernel parameters where it names none. `portals` are the links that carry iSCSI.
+    ///
+    /// # Errors
+    /// A kernel parameter cannot be read.
+    pub fn lint_spec(&self, spec: &NetSpec, portals: &[IfName]) -> Result<Vec<lint::Finding>> {
+        let sysctls = self.values(lint::SYSCTLS.iter().map(|path| (*path).to_owned()))?;
+        Ok(lint::spec(spec, &sysctls, portals))
+    }
+
+    /// Writes a spec's kernel parameters as `/etc/sysctl.d/NAME.conf`, so that the next boot sets them too; `false` if the file says so
+    /// already. A minimum is written as what the machine has, if that is more.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_sysctl_file(&self, spec: &NetSpec, name: &str) -> Result<bool> {
+        let path = format!("/etc/sysctl.d/{name}.conf");
+        let text = sysctl::file(&spec.sysctls, &self.sysctls(spec)?);
+        if self.host.tree().read_opt(&path).map_err(Error::File)?.as_deref() == Some(text.as_str()) {
+            return Ok(false);
+        }
+        self.host.tree().replace(&path, &text, 0o644).map_err(Error::File)?;
+        Ok(true)
+    }
+
     fn sysctls(&self, spec: &NetSpec) -> Result<BTreeMap<String, String>> {
+        self.values(spec.sysctls.iter().map(SysctlSpec::path))
+    }
+
+    fn values(&self, paths: impl Iterator<Item = String>) -> Result<BTreeMap<String, String>> {
         let read = |path: String| match self.host.tree().read_opt(&path) {
             Ok(Some(value)) => Some(Ok((path, value))),
             Ok(None) => None,
             Err(error) => Some(Err(Error::Sysctl(error))),
         };
-        spec.sysctls.iter().map(SysctlSpec::path).filter_map(read).collect()
+        paths.filter_map(read).collect()
     }
 
     /// Carries out a plan; undoes what was done if a step fails. Returns the way back.

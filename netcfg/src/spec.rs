@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use host::IfName;
 
+use crate::bond::{BondAttribute, BondOptions, BondValue};
 use crate::{Prefix, VlanId};
 
 /// The network of a machine, as far as it is to be ruled. What it does not name is never touched.
@@ -208,7 +209,7 @@ impl std::str::FromStr for BondMode {
     }
 }
 
-/// A bond: its mode, its ports, how it notices a dead one.
+/// A bond: its mode, its ports, how it notices a dead one, and whatever else the kernel lets one choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -219,29 +220,18 @@ pub struct BondSpec {
     pub ports: Vec<IfName>,
     /// The port that carries the traffic while it is up (active-backup, balance-tlb, balance-alb).
     pub primary: Option<IfName>,
-    /// How often the carrier of each port is looked at; default 100 ms. Zero means never: a dead port then keeps being used.
-    pub miimon: Duration,
-    /// How long a port must have carrier before it is used; a multiple of `miimon`.
-    pub up_delay: Duration,
-    /// How long a port may lack carrier before it is given up; a multiple of `miimon`.
-    pub down_delay: Duration,
-    /// How many gratuitous ARPs and neighbour advertisements the kernel sends after a failover: 0 to 255; `None` leaves it (1).
-    pub peer_notices: Option<u8>,
+    /// All other options. What is not named is left as it is, or as the kernel makes it; [`new`](Self::new) names the carrier watch.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub options: BondOptions,
 }
 
 impl BondSpec {
     /// A bond of a mode, with the carrier looked at every 100 ms and no ports yet.
     #[must_use]
     pub fn new(mode: BondMode) -> Self {
-        Self {
-            mode,
-            ports: Vec::new(),
-            primary: None,
-            miimon: Duration::from_millis(100),
-            up_delay: Duration::ZERO,
-            down_delay: Duration::ZERO,
-            peer_notices: None,
-        }
+        Self { mode, ports: Vec::new(), primary: None, options: BondOptions::new() }
+            .with_miimon(Duration::from_millis(100))
+            .with_delays(Duration::ZERO, Duration::ZERO)
     }
 
     /// Adds a port; `ip link set PORT master BOND`.
@@ -258,26 +248,47 @@ impl BondSpec {
         self
     }
 
-    /// Sets how often the carrier is looked at; bond-miimon.
+    /// Sets how often the carrier of each port is looked at; bond-miimon. Zero means never: a dead port then keeps being used, unless
+    /// [`with_arp_monitor`](Self::with_arp_monitor) watches.
     #[must_use]
-    pub fn with_miimon(mut self, every: Duration) -> Self {
-        self.miimon = every;
+    pub fn with_miimon(self, every: Duration) -> Self {
+        self.with_option(BondAttribute::Miimon, every)
+    }
+
+    /// Sets how long a port must have carrier before it is used, and lack it before it is given up: multiples of `miimon`. bond-updelay
+    /// and bond-downdelay.
+    #[must_use]
+    pub fn with_delays(self, up: Duration, down: Duration) -> Self {
+        self.with_option(BondAttribute::UpDelay, up).with_option(BondAttribute::DownDelay, down)
+    }
+
+    /// Sets the number of gratuitous ARPs and neighbour advertisements after a failover; bond-num-grat-arp.
+    #[must_use]
+    pub fn with_peer_notices(self, count: u8) -> Self {
+        self.with_option(BondAttribute::PeerNotices, u32::from(count))
+    }
+
+    /// Watches the ports by asking these addresses, instead of looking at the carrier; bond-arp-interval and bond-arp-ip-target. Not for
+    /// 802.3ad, balance-tlb and balance-alb.
+    #[must_use]
+    pub fn with_arp_monitor(mut self, every: Duration, targets: Vec<IpAddr>) -> Self {
+        for monitor in [BondAttribute::Miimon, BondAttribute::UpDelay, BondAttribute::DownDelay] {
+            self.options.remove(&monitor);
+        }
+        self.with_option(BondAttribute::ArpInterval, every).with_option(BondAttribute::ArpTargets, targets)
+    }
+
+    /// Sets any option; `ip link set BOND type bond OPTION VALUE`. The plan checks it.
+    #[must_use]
+    pub fn with_option(mut self, option: BondAttribute, value: impl Into<BondValue>) -> Self {
+        self.options.insert(option, value.into());
         self
     }
 
-    /// Sets both delays; bond-updelay and bond-downdelay.
+    /// An option's number, if it is named and has one.
     #[must_use]
-    pub fn with_delays(mut self, up: Duration, down: Duration) -> Self {
-        self.up_delay = up;
-        self.down_delay = down;
-        self
-    }
-
-    /// Sets the number of notices after a failover; bond-num-grat-arp.
-    #[must_use]
-    pub fn with_peer_notices(mut self, count: u8) -> Self {
-        self.peer_notices = Some(count);
-        self
+    pub fn number(&self, option: BondAttribute) -> Option<u32> {
+        crate::bond::number(&self.options, option)
     }
 }
 
@@ -317,6 +328,9 @@ pub struct SysctlSpec {
     pub value: String,
     /// Whether a larger value of the machine is left as it is.
     pub bound: SysctlBound,
+    /// Whether it is set even if that is known to do harm ([`sysctl::explain`](crate::sysctl::explain)).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub force: bool,
 }
 
 /// How a [`SysctlSpec`] is meant.
@@ -368,7 +382,14 @@ impl SysctlSpec {
                 "one or more numbers, separated by blanks",
             ));
         }
-        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound })
+        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound, force: false })
+    }
+
+    /// Sets it even if that is known to do harm.
+    #[must_use]
+    pub fn forced(mut self) -> Self {
+        self.force = true;
+        self
     }
 
     /// The file below `/proc/sys`.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use host::IfName;
 
+use crate::bond::{BondAttribute, BondOptions};
 use crate::{BondMode, Prefix, VlanId};
 
 /// The network of a machine.
@@ -104,18 +104,20 @@ pub enum LinkKindState {
 pub struct BondState {
     /// The mode.
     pub mode: BondMode,
-    /// How often the carrier is looked at; zero is never.
-    pub miimon: Duration,
-    /// Before a port is used.
-    pub up_delay: Duration,
-    /// Before a port is given up.
-    pub down_delay: Duration,
     /// The preferred port.
     pub primary: Option<u32>,
     /// The port in use (active-backup).
     pub active: Option<u32>,
-    /// Notices after a failover.
-    pub peer_notices: u8,
+    /// All other options this kernel has.
+    pub options: BondOptions,
+}
+
+impl BondState {
+    /// An option's number, if this kernel has it.
+    #[must_use]
+    pub fn number(&self, option: BondAttribute) -> Option<u32> {
+        crate::bond::number(&self.options, option)
+    }
 }
 
 /// One address of a link.
@@ -140,6 +142,8 @@ pub struct RouteState {
     pub gateway: Option<IpAddr>,
     /// Through which link.
     pub link: u32,
+    /// Who made it: 2 the kernel, 3 boot, 4 an administrator (`rtm_protocol`, `/etc/iproute2/rt_protos`).
+    pub protocol: u8,
     /// IPv6 (a default route has no destination to tell by).
     pub is_v6: bool,
 }

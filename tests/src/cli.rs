@@ -1,6 +1,7 @@
 //! The commands of the `lab` program.
 
 mod attach;
+mod fault;
 mod images;
 mod test;
 mod topology;
@@ -56,6 +57,30 @@ enum Command {
         /// Program and arguments, after `--`.
         #[arg(last = true, required = true)]
         command: Vec<String>,
+    },
+    /// Cut the power of a machine of a running `lab up`, switch it on or off, let it hang.
+    Power {
+        /// The machine.
+        node: String,
+        /// What happens to it.
+        #[arg(value_enum)]
+        action: fault::Power,
+        /// Which lab, if several are up (the name or the beginning of its directory).
+        #[arg(long)]
+        lab: Option<String>,
+    },
+    /// Cut, unplug or disturb a cable of a machine of a running `lab up`.
+    Cable {
+        /// The machine.
+        node: String,
+        /// Its network card, counted from 0: that of eth0 is 0.
+        nic: usize,
+        /// What happens to the cable.
+        #[command(subcommand)]
+        action: fault::Cable,
+        /// Which lab, if several are up (the name or the beginning of its directory).
+        #[arg(long)]
+        lab: Option<String>,
     },
     /// Build the kernel tests of a crate (`tests/kernel_*.rs`) and run them in a virtual machine.
     Test(TestArguments),
@@ -121,6 +146,12 @@ pub fn main() -> Result<ExitCode> {
         Command::Up { file } => up::run(&file),
         Command::Shell { node, lab } => attach::shell(&node, lab.as_deref()),
         Command::Exec { node, lab, command } => attach::exec(&node, lab.as_deref(), command),
+        Command::Power { node, action, lab } => {
+            fault::send(&node, lab.as_deref(), fault::Order::Power(action))
+        }
+        Command::Cable { node, nic, action, lab } => {
+            fault::send(&node, lab.as_deref(), fault::Order::Cable(nic, action))
+        }
         Command::Test(arguments) => test::run(&arguments),
     }
 }

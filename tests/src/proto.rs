@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     PowerOff = 9,
     /// From a control client to `lab up`: the name of the machine the connection is for.
     Node = 10,
+    /// From a control client to `lab up`: an order about the machine itself, JSON. Answered with Stdout and Exit, or Error.
+    Order = 11,
     /// From the guest, channel 0, first of all: protocol version (u32).
     Hello = 64,
     /// From the guest: bytes of standard output, of the terminal, or of a file.
@@ -64,6 +66,7 @@ impl Kind {
             8 => Self::Ping,
             9 => Self::PowerOff,
             10 => Self::Node,
+            11 => Self::Order,
             64 => Self::Hello,
             65 => Self::Stdout,
             66 => Self::Stderr,

@@ -31,6 +31,18 @@ fn gone(text: &str) -> bool {
     true
 }
 
+/// Whether something comes to hold within a minute.
+fn eventually(mut holds: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let start = Instant::now();
+    while !holds()? {
+        if start.elapsed() > Duration::from_secs(60) {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(true)
+}
+
 /// A `lab up` that does not outlive a failed test.
 struct Up(Child);
 
@@ -130,6 +142,34 @@ fn the_program_serves_commands_and_a_killed_lab_is_cleared_away() -> Result<()> 
         String::from_utf8_lossy(&output.stderr).contains("no machine \"n9\", there are n1"),
         "{output:?}"
     );
+
+    // What happens to machines happens by command, too.
+    let ok = |arguments: &[&str]| -> Result<String> {
+        let output = base.run(arguments)?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let carrier = || ok(&["exec", "n1", "--", "cat", "/sys/class/net/eth0/carrier"]);
+    ok(&["cable", "n1", "0", "unplug"])?;
+    ensure!(eventually(|| Ok(carrier()? == "0\n"))?, "the carrier stays");
+    ok(&["cable", "n1", "0", "plug"])?;
+    ensure!(eventually(|| Ok(carrier()? == "1\n"))?, "the carrier does not return");
+    let count = ok(&["cable", "n1", "0", "count"])?;
+    ensure!(count.contains(" on s: ") && count.contains(" from the machine"), "{count}");
+    for (arguments, text) in [
+        (&["cable", "n1", "3", "cut"][..], "3"),
+        (&["cable", "n1", "0", "impair", "--loss", "1.5"][..], "not between 0.0 and 1.0"),
+        (&["power", "n1", "on"][..], "n1 is on already"),
+    ] {
+        let output = base.run(arguments)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1) && error.contains(text), "{arguments:?}: {output:?}");
+    }
+    ok(&["exec", "n1", "--", "touch", "/tmp/of-this-life"])?;
+    ok(&["power", "n1", "cut"])?;
+    ensure!(!base.run(&["exec", "n1", "--", "true"])?.status.success(), "it runs without power");
+    ok(&["power", "n1", "on"])?;
+    ok(&["exec", "n1", "--", "sh", "-c", "! test -e /tmp/of-this-life"])?;
 
     // SIGKILL: the kernel ends the children, the next lab removes the directories.
     ensure!(processes(&text).len() == 2);

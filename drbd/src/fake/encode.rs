@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use host::nl::{Message, Reply};
 
-use super::model::{Cluster, Place, Res, Vol};
+use super::model::{Cluster, Place, Res};
 use crate::wire::{Command, Context, MANDATORY, NO_MINOR, nest};
 use crate::{ConnState, DiskState, ReplState, Role};
 
@@ -81,7 +81,9 @@ fn resource(cluster: &Cluster, place: &Place, res: &Res, all: &mut BTreeMap<Key,
     }
     for (number, vol) in &res.volumes {
         let context = Context::volume(name, *number);
-        let (size, current) = (vol.size, vol.current | u64::from(vol.primary));
+        // Without a disk there is no metadata to tell of.
+        let current = vol.backing.as_ref().map_or(0, |_| vol.current | u64::from(vol.primary));
+        let size = vol.size;
         let (minor, disk) = (vol.minor, Some(vol.disk));
         all.insert(
             (name.clone(), 2, *number),
@@ -232,13 +234,59 @@ fn conf(res: Option<&Res>, order: u8, number: u16, m: Message) -> Message {
     }
 }
 
-/// The answer of the older status command, as far as this crate reads it.
-pub(super) fn status(name: &str, number: u16, vol: &Vol) -> Message {
+/// The answers of the older status command: one a volume, and one for a resource without any.
+pub(super) fn statuses(cluster: &Cluster, node: usize, filter: Option<&str>) -> Vec<Message> {
+    let all = objects(cluster, node);
+    let resources = all.keys().filter(|(name, kind, _)| *kind == 0 && filter.is_none_or(|f| f == name));
+    let messages = resources.flat_map(|(name, ..)| {
+        let place = (node, name.clone());
+        let volumes = cluster.get(&place).map(|res| res.volumes.keys().copied().collect::<Vec<_>>());
+        match volumes.unwrap_or_default().as_slice() {
+            [] => {
+                vec![Context::resource(name).encode(message(Command::GET_STATUS.0, NO_MINOR, 101), MANDATORY)]
+            }
+            some => some.iter().filter_map(|number| status(cluster, &all, &place, *number)).collect(),
+        }
+    });
+    messages.collect()
+}
+
+/// The answer for one volume, as far as this crate reads it (`nla_put_status_info`, `drbd_nl.c`).
+pub(super) fn status(
+    cluster: &Cluster,
+    all: &BTreeMap<Key, Object>,
+    place: &Place,
+    number: u16,
+) -> Option<Message> {
     const SECTORS_A_BIT: u64 = 8;
-    let begun = message(Command::GET_STATUS.0, vol.minor, 101);
-    Context::volume(name, number).encode(begun, MANDATORY).with_nest(nest::STATE_INFO, |m| {
-        let role = if vol.primary { Role::Primary } else { Role::Secondary };
-        let mut m = m.with_u32(1, 1).with_u32(2, role.number()).with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
+    const CONNECTED: u32 = 9;
+    let (name, res) = (&place.1, cluster.get(place)?);
+    let vol = res.volumes.get(&number)?;
+    let object = all.get(&(name.clone(), 2, number))?;
+    let (connection, peer) = (all.get(&(name.clone(), 1, 0)), all.get(&(name.clone(), 3, number)));
+    let context = peer.unwrap_or(object).context.clone();
+    let mut m = context.encode(message(Command::GET_STATUS.0, vol.minor, 101), MANDATORY);
+    for order in [0, 2, 1] {
+        m = conf(Some(res), order, number, m);
+    }
+    let (state, peer_role) =
+        connection.and_then(|object| object.conn).unwrap_or((ConnState::StandAlone, Role::Unknown));
+    let (repl, peer_disk) =
+        peer.and_then(|object| object.repl).unwrap_or((ReplState::Off, DiskState::DUnknown));
+    let paused = peer.map_or((false, false), |object| object.paused);
+    let conn = if repl.number() > CONNECTED { repl.number() } else { state.number() };
+    let role = if vol.primary { Role::Primary } else { Role::Secondary };
+    let word = role.number()
+        | peer_role.number() << 2
+        | conn << 4
+        | vol.disk.number() << 9
+        | peer_disk.number() << 13
+        | u32::from(res.suspended) << 17
+        | u32::from(paused.1) << 19
+        | u32::from(paused.0) << 20;
+    Some(m.with_nest(nest::STATE_INFO, |m| {
+        let mut m = m.with_u32(1, 1).with_u32(2, word).with_u64(3, object.size);
+        m = m.with_u64(10, vol.out_of_sync / SECTORS_A_BIT);
         if vol.backing.is_some() {
             let uuids = [vol.current | u64::from(vol.primary), vol.bitmap, 0, 0];
             m = m.with(7, &uuids.map(u64::to_ne_bytes).concat());
@@ -247,5 +295,5 @@ pub(super) fn status(name: &str, number: u16, vol: &Vol) -> Message {
             true => m.with_u64(11, vol.total / SECTORS_A_BIT).with_u64(12, 0),
             false => m,
         }
-    })
+    }))
 }

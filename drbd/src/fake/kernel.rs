@@ -62,16 +62,11 @@ impl Kernel {
         }
         if is_dump && command == Command::GET_STATUS.0 {
             self.look_at_syncs(world);
-            let ours = world.cluster.places().into_iter().filter(|p| p.0 == self.node);
-            let volumes: Vec<_> = ours.filter(|place| filter.is_none_or(|name| place.1 == name)).collect();
-            if filter.is_some() && volumes.is_empty() {
+            let messages = encode::statuses(&world.cluster, self.node, filter);
+            if filter.is_some() && messages.is_empty() {
                 return Answer::status(libc::ENODEV, None);
             }
-            let messages = volumes.iter().filter_map(|place| Some((place, world.cluster.get(place)?)));
-            let messages = messages.flat_map(|(place, res)| {
-                res.volumes.iter().map(|(number, vol)| encode::status(&place.1, *number, vol))
-            });
-            return Answer::dump(messages.map(|m| encode::reply(&m, 0)).collect());
+            return Answer::dump(messages.iter().map(|m| encode::reply(m, 0)).collect());
         }
         if is_dump {
             let filter = filter.filter(|_| command != Command::GET_RESOURCES.0);
@@ -90,8 +85,7 @@ impl Kernel {
             self.look_at_syncs(world);
             let found = world.cluster.find(self.node, packet.minor);
             let message = found.and_then(|(place, number)| {
-                let vol = world.cluster.get(&place)?.volumes.get(&number)?;
-                Some(encode::status(&place.1, number, vol))
+                encode::status(&world.cluster, &encode::objects(&world.cluster, self.node), &place, number)
             });
             let message = message.unwrap_or_else(|| encode::message(command, packet.minor, 127));
             return Answer::one(encode::reply(&message, 0));

@@ -1,7 +1,10 @@
 //! What the kernel has: resources with their volumes, connections and the peer's volumes.
 
 mod decode;
+mod nine;
+mod proc;
 mod progress;
+mod status;
 mod words;
 
 use std::net::SocketAddr;
@@ -12,8 +15,10 @@ use host::Sectors;
 use crate::{DiskOptions, MetaDisk, Minor, NetOptions, ResourceName, ResourceOptions, Volume};
 
 pub(crate) use decode::{Tree, absorb, insert_progress, progress_of};
+pub(crate) use proc::insert_verify;
 pub use progress::Progress;
 pub(crate) use progress::Speedometer;
+pub(crate) use status::absorb_status;
 pub use words::{ConnState, Dialect, DiskState, ReplState, Role};
 
 /// A resource as the kernel has it.
@@ -36,6 +41,8 @@ pub struct ResourceState {
     pub connections: Vec<ConnectionState>,
     /// Its options; `None` in states that come from a [`watch`](crate::Drbd::watch), where the kernel does not send them.
     pub options: Option<ResourceOptions>,
+    /// This node's number in it; DRBD 9 only.
+    pub node_id: Option<u32>,
 }
 
 /// Why I/O of a resource stands still. All `false`: it does not.
@@ -49,13 +56,17 @@ pub struct Suspended {
     pub no_data: bool,
     /// The peer is being fenced (`fencing resource-and-stonith`).
     pub fencing: bool,
+    /// There is no quorum (`on-no-quorum suspend-io`); DRBD 9 only.
+    pub quorum: bool,
+    /// I/O does not stand still but fails (`on-no-quorum io-error`, or a forced demotion); DRBD 9 only.
+    pub fails: bool,
 }
 
 impl Suspended {
     /// Whether I/O stands still for any reason.
     #[must_use]
     pub fn any(self) -> bool {
-        self.user || self.no_data || self.fencing
+        self.user || self.no_data || self.fencing || self.quorum
     }
 }
 
@@ -80,6 +91,10 @@ pub struct VolumeState {
     pub current_uuid: u64,
     /// Options of the disk; `None` as above.
     pub options: Option<DiskOptions>,
+    /// Whether enough nodes are reachable for writing; DRBD 9 only.
+    pub has_quorum: Option<bool>,
+    /// Whether this node has no disk on purpose; DRBD 9 only.
+    pub is_diskless_client: bool,
     /// Counters, which change all the time.
     pub counters: VolumeCounters,
 }
@@ -95,8 +110,21 @@ pub struct VolumeCounters {
     pub written: Sectors,
     /// Requests from above that are not finished.
     pub upper_pending: u32,
-    /// Requests to the disk that are not finished.
-    pub lower_pending: u32,
+    /// Requests to the disk that are not finished; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub lower_pending: Option<u32>,
+}
+
+/// A way to a peer; DRBD 9 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PathState {
+    /// This node's end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub peer: SocketAddr,
+    /// Whether it carries data.
+    pub is_established: bool,
 }
 
 /// A connection to a peer.
@@ -104,10 +132,16 @@ pub struct VolumeCounters {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ConnectionState {
-    /// This node's end.
+    /// This node's end; in DRBD 9 that of the first path, and `0.0.0.0:0` without one.
     pub local: SocketAddr,
-    /// The peer's end.
+    /// The peer's end; as above.
     pub peer: SocketAddr,
+    /// Its ways; DRBD 9 only.
+    pub paths: Vec<PathState>,
+    /// The peer's number; DRBD 9 only.
+    pub node_id: Option<u32>,
+    /// The peer's name; DRBD 9 only.
+    pub peer_name: Option<String>,
     /// Its state.
     pub state: ConnState,
     /// The peer's role; [`Role::Unknown`] while it is not connected.
@@ -116,8 +150,8 @@ pub struct ConnectionState {
     pub volumes: Vec<PeerVolumeState>,
     /// Its options; `None` in states from a watch.
     pub options: Option<NetOptions>,
-    /// Whether the send buffer is congested.
-    pub congested: bool,
+    /// Whether the send buffer is congested; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub congested: Option<bool>,
 }
 
 /// A volume as it is on a peer.
@@ -134,8 +168,10 @@ pub struct PeerVolumeState {
     /// What is known to differ.
     pub out_of_sync: Sectors,
     /// How far the resync is, while one is going on; `None` in states from a watch. [`Progress::rate`] and [`Progress::eta`] need two
-    /// looks and are filled in by [`wait_synced`](crate::Drbd::wait_synced) only: DRBD 8.4 does not tell them.
+    /// looks and are filled in by [`wait_synced`](crate::Drbd::wait_synced) only: DRBD 8.4 does not tell them, DRBD 9 does.
     pub resync: Option<Progress>,
+    /// How far an online verify is, while one is going on; `None` in states from a watch. 8.4 tells it in `/proc/drbd` alone.
+    pub verify: Option<Progress>,
     /// Whether the resync is paused, and by whom.
     pub paused: Paused,
     /// Counters, which change all the time.
@@ -166,8 +202,8 @@ pub struct PeerVolumeCounters {
     pub sent: Sectors,
     /// Requests the peer has not answered.
     pub pending: u32,
-    /// Requests of the peer this node has not answered.
-    pub unacked: u32,
+    /// Requests of the peer this node has not answered; `None` in what [`list`](crate::Drbd::list) reads from 8.4.
+    pub unacked: Option<u32>,
 }
 
 impl ConnectionState {
@@ -255,6 +291,7 @@ impl ResourceState {
                 peer.counters = PeerVolumeCounters::default();
                 peer.out_of_sync = Sectors(0);
                 peer.resync = None;
+                peer.verify = None;
             }
             state
         };

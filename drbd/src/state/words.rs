@@ -9,13 +9,19 @@ pub enum Dialect {
     /// Family `drbd` version 1: DRBD 8.4, in the kernel since 2.6.33.
     #[default]
     Drbd84,
+    /// Family `drbd` version 2: DRBD 9, a module from outside of the kernel.
+    Drbd9,
 }
 
 impl Dialect {
     /// The dialect of a version of the family `drbd`; `None` if it is not supported.
     #[must_use]
     pub fn of_version(version: u8) -> Option<Self> {
-        (version == 1).then_some(Self::Drbd84)
+        match version {
+            1 => Some(Self::Drbd84),
+            2 => Some(Self::Drbd9),
+            _ => None,
+        }
     }
 }
 
@@ -79,7 +85,7 @@ words! {
 }
 
 words! {
-    /// The state of a disk, from worst to best (`enum drbd_disk_state` of 8.4; DRBD 9 numbers them differently).
+    /// The state of a disk, from worst to best (`enum drbd_disk_state`; DRBD 9 numbers them differently).
     DiskState {
         /// There is no disk.
         0 Diskless,
@@ -99,6 +105,8 @@ words! {
         7 Consistent,
         /// The data is whole and the newest.
         8 UpToDate,
+        /// It is being taken away. Of DRBD 9, which has no number of 8.4 for it.
+        256 Detaching,
     }
 }
 
@@ -169,6 +177,12 @@ impl ReplState {
     #[must_use]
     pub fn is_syncing(self) -> bool {
         matches!(self, Self::SyncSource | Self::SyncTarget | Self::PausedSyncS | Self::PausedSyncT)
+    }
+
+    /// Whether an online verify is going on.
+    #[must_use]
+    pub fn is_verifying(self) -> bool {
+        matches!(self, Self::VerifyS | Self::VerifyT)
     }
 
     /// Whether a resync is about to begin, going on or paused.

@@ -1,4 +1,4 @@
-//! Messages of the generic netlink family `drbd` version 1 as bytes. Pure: no I/O.
+//! Messages of the generic netlink family `drbd`, version 1 (DRBD 8.4) and 2 (DRBD 9), as bytes. Pure: no I/O.
 //!
 //! `include/linux/drbd_genl.h` and `genl_magic_func.h`, Linux 6.1: `nlmsghdr | genlmsghdr | drbd_genlmsghdr { u32 minor; u32 flags or
 //! s32 ret_code } | nests`. Nests are sent with `NLA_F_NESTED`, without which generic netlink answers EINVAL; what comes back may
@@ -7,6 +7,9 @@
 pub(crate) mod activity_log;
 #[cfg(all(test, feature = "fake"))]
 mod capture;
+#[cfg(all(test, feature = "fake"))]
+mod capture_9;
+pub(crate) mod conf;
 pub(crate) mod disk;
 pub(crate) mod dump;
 pub(crate) mod net;
@@ -50,6 +53,9 @@ commands! {
     RESOURCE_STATE = 34 "resource state", DEVICE_STATE = 35 "device state", CONNECTION_STATE = 36 "connection state",
     PEER_DEVICE_STATE = 37 "peer device state", GET_INITIAL_STATE = 38 "watch", HELPER = 40 "helper",
     INITIAL_STATE_DONE = 41 "end of the initial state",
+    FORGET_PEER = 42 "forget the peer of", CHG_PEER_DEVICE_OPTS = 43 "set peer device options of", NEW_PEER = 44 "create connection of",
+    NEW_PATH = 45 "create path of", DEL_PEER = 46 "delete connection of", DEL_PATH = 47 "delete path of", PATH_STATE = 48 "path state",
+    RENAME_RESOURCE = 49 "rename", GET_PATHS = 50 "list paths of",
 }
 
 /// Numbers of the nests.
@@ -65,7 +71,10 @@ pub(crate) mod nest {
     pub(crate) const START_OV_PARMS: u16 = 9;
     pub(crate) const NEW_C_UUID_PARMS: u16 = 10;
     pub(crate) const TIMEOUT_PARMS: u16 = 11;
+    pub(crate) const DISCONNECT_PARMS: u16 = 12;
     pub(crate) const DETACH_PARMS: u16 = 13;
+    /// Of DRBD 9.
+    pub(crate) const DEVICE_CONF: u16 = 14;
     pub(crate) const RESOURCE_INFO: u16 = 15;
     pub(crate) const DEVICE_INFO: u16 = 16;
     pub(crate) const CONNECTION_INFO: u16 = 17;
@@ -77,6 +86,14 @@ pub(crate) mod nest {
     pub(crate) const PEER_DEVICE_STATISTICS: u16 = 22;
     pub(crate) const NOTIFICATION_HEADER: u16 = 23;
     pub(crate) const HELPER: u16 = 24;
+    // Of DRBD 9.
+    pub(crate) const INVALIDATE_PARMS: u16 = 25;
+    pub(crate) const FORGET_PEER_PARMS: u16 = 26;
+    pub(crate) const PEER_DEVICE_OPTS: u16 = 27;
+    pub(crate) const PATH_PARMS: u16 = 28;
+    pub(crate) const CONNECT_PARMS: u16 = 29;
+    pub(crate) const PATH_INFO: u16 = 30;
+    pub(crate) const RENAME_RESOURCE_PARMS: u16 = 31;
 }
 
 /// Which object a message is about: `struct drbd_cfg_context`.
@@ -84,6 +101,9 @@ pub(crate) mod nest {
 pub(crate) struct Context {
     pub(crate) volume: Option<u16>,
     pub(crate) resource: Option<String>,
+    /// Of DRBD 9: the peer, by its node id and by its name.
+    pub(crate) node_id: Option<u32>,
+    pub(crate) peer_name: Option<String>,
     /// Local and peer.
     pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
 }
@@ -97,6 +117,11 @@ impl Context {
         Self { volume: Some(volume), ..Self::resource(name) }
     }
 
+    /// A peer of DRBD 9.
+    pub(crate) fn peer(name: &str, node_id: u32) -> Self {
+        Self { node_id: Some(node_id), ..Self::resource(name) }
+    }
+
     /// A connection by its addresses alone: 8.4 answers 162 if a resource name stands beside them (`drbd_adm_prepare`, `drbd_nl.c`).
     pub(crate) fn connection(local: SocketAddr, peer: SocketAddr) -> Self {
         Self { addresses: Some((local, peer)), ..Self::default() }
@@ -104,11 +129,15 @@ impl Context {
 
     pub(crate) fn encode(&self, message: Message, flag: u16) -> Message {
         message.with_nest(nest::CFG_CONTEXT | NESTED, |mut m| {
-            if let Some(volume) = self.volume {
-                m = m.with_u32(1 | flag, u32::from(volume));
-            }
+            // In the order of drbdsetup.
             if let Some(name) = &self.resource {
                 m = m.with_str(2 | flag, name);
+            }
+            if let Some(node_id) = self.node_id {
+                m = m.with_u32(6 | flag, node_id);
+            }
+            if let Some(volume) = self.volume {
+                m = m.with_u32(1 | flag, u32::from(volume));
             }
             if let Some((local, peer)) = &self.addresses {
                 m = m.with(3 | flag, &encode_address(local)).with(4 | flag, &encode_address(peer));
@@ -128,6 +157,8 @@ impl Context {
                 2 => context.resource = field.text().map(str::to_owned),
                 3 => local = decode_address(field.payload),
                 4 => peer = decode_address(field.payload),
+                5 => context.peer_name = field.text().map(str::to_owned),
+                6 => context.node_id = field.u32(),
                 _ => {}
             }
         }

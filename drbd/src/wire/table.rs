@@ -17,6 +17,8 @@ pub enum Unit {
     Seconds,
     /// Tenths of a second.
     Deciseconds,
+    /// Thousandths of a second.
+    Milliseconds,
     /// KiB per second.
     KibPerSecond,
     /// Sectors of 512 bytes.
@@ -31,7 +33,7 @@ impl Unit {
         match self {
             Self::KibPerSecond => 10,
             Self::Sectors => 9,
-            Self::One | Self::Seconds | Self::Deciseconds | Self::Bytes => 0,
+            Self::One | Self::Seconds | Self::Deciseconds | Self::Milliseconds | Self::Bytes => 0,
         }
     }
 
@@ -41,6 +43,7 @@ impl Unit {
             Self::One => "",
             Self::Seconds => " seconds",
             Self::Deciseconds => " tenths of a second",
+            Self::Milliseconds => " milliseconds",
             Self::KibPerSecond => " KiB/s",
             Self::Sectors => " sectors of 512 bytes",
             Self::Bytes => " bytes",
@@ -84,6 +87,17 @@ pub enum Kind {
         /// What the kernel takes if the option is not given.
         default: u32,
     },
+    /// A number, or one of several words that stand for others.
+    NumberOrWord {
+        /// The least number.
+        min: u32,
+        /// The greatest number.
+        max: u32,
+        /// The words and their numbers on the wire.
+        words: &'static [(&'static str, u32)],
+        /// What the kernel takes if the option is not given.
+        default: u32,
+    },
     /// A text of at most this many bytes. Empty by default.
     Text {
         /// The most bytes, without the closing NUL.
@@ -100,7 +114,8 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OptionRow {
-    /// The number of the attribute in its nest (`include/linux/drbd_genl.h`).
+    /// The number of the attribute in its nest (`include/linux/drbd_genl.h`). An option of DRBD 9 alone has the number it has there, with
+    /// the number of its nest times 256 if that is another one.
     pub number: u16,
     /// The name in drbd.conf.
     pub name: &'static str,
@@ -108,13 +123,50 @@ pub struct OptionRow {
     pub kind: Kind,
     /// Whether it holds for one attach or connect only and cannot be changed later (`DRBD_F_INVARIANT`).
     pub once: bool,
+    /// Whether DRBD 8.4 has it.
+    pub in_84: bool,
+    /// Where DRBD 9 has it: the number of the nest and that of the attribute in it (`drbd_genl.h` of drbd-headers); `None` if nowhere.
+    pub in_9: Option<(u16, u16)>,
+    /// What it takes in DRBD 9, where that is something else.
+    pub kind_9: Option<Kind>,
     /// What it does.
     pub doc: &'static str,
 }
 
 impl OptionRow {
-    pub(crate) const fn new(number: u16, name: &'static str, kind: Kind, doc: &'static str) -> Self {
-        Self { number, name, kind, once: false, doc }
+    /// A row of a nest, with the same number in both generations of DRBD.
+    pub(crate) const fn new(
+        nest: u16,
+        number: u16,
+        name: &'static str,
+        kind: Kind,
+        doc: &'static str,
+    ) -> Self {
+        Self { number, name, kind, once: false, in_84: true, in_9: Some((nest, number)), kind_9: None, doc }
+    }
+
+    /// DRBD 9 has it elsewhere.
+    pub(crate) const fn moved(mut self, nest: u16, number: u16) -> Self {
+        self.in_9 = Some((nest, number));
+        self
+    }
+
+    /// DRBD 9 has it no more.
+    pub(crate) const fn only_84(mut self) -> Self {
+        self.in_9 = None;
+        self
+    }
+
+    /// DRBD 8.4 does not have it yet.
+    pub(crate) const fn only_9(mut self) -> Self {
+        self.in_84 = false;
+        self
+    }
+
+    /// DRBD 9 takes other values.
+    pub(crate) const fn with_9(mut self, kind: Kind) -> Self {
+        self.kind_9 = Some(kind);
+        self
     }
 
     pub(crate) const fn once(mut self) -> Self {
@@ -138,6 +190,11 @@ impl OptionRow {
                 let default = words.iter().find(|(_, n)| *n == default).map_or("none", |(word, _)| *word);
                 format!("one of {}, default {default}", all.join(", "))
             }
+            Kind::NumberOrWord { min, max, words, default } => {
+                let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                let default = words.iter().find(|(_, n)| *n == default).map_or("none", |(word, _)| *word);
+                format!("{min} to {max}, or one of {}, default {default}", all.join(", "))
+            }
             Kind::Text { max } => format!("a text of at most {max} bytes, default empty"),
             Kind::Secret { max } => format!("1 to {max} bytes without NUL"),
         }
@@ -150,7 +207,9 @@ impl OptionRow {
             Kind::Wide { .. } => Value::Number(0),
             Kind::MinorOrNone => Value::Number(u64::from(u32::MAX)),
             Kind::Flag { default } => Value::Flag(default),
-            Kind::Choice { default, .. } => Value::Number(u64::from(default)),
+            Kind::Choice { default, .. } | Kind::NumberOrWord { default, .. } => {
+                Value::Number(u64::from(default))
+            }
             Kind::Text { .. } => Value::Text(String::new()),
             Kind::Secret { .. } => Value::Secret(Secret::from("")),
         }
@@ -180,11 +239,30 @@ impl OptionRow {
                 let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
                 found.map(|(_, n)| Value::Number(u64::from(*n))).ok_or_else(taken)
             }
+            Kind::NumberOrWord { min, max, words, .. } => {
+                let word = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, n)| *n);
+                let number = || text.parse().ok().filter(|n| (min..=max).contains(n));
+                word.or_else(number).map(|n| Value::Number(u64::from(n))).ok_or_else(taken)
+            }
             Kind::Text { max } => match text.len() <= max && !text.contains('\0') {
                 true => Ok(Value::Text(text.to_owned())),
                 false => Err(taken()),
             },
             Kind::Secret { .. } => self.secret(&Secret::from(text)),
+        }
+    }
+
+    /// Whether one generation of DRBD or the other takes a value.
+    pub(crate) fn parse_any(&self, text: &str) -> bool {
+        let nine = self.kind_9.map(|kind| Self { kind, ..*self });
+        self.parse(text).is_ok() || nine.is_some_and(|row| row.parse(text).is_ok())
+    }
+
+    /// What both generations take, in words.
+    pub(crate) fn range_any(&self) -> String {
+        match self.kind_9 {
+            Some(kind) => format!("{}; in DRBD 9 {}", self.range(), Self { kind, ..*self }.range()),
+            None => self.range(),
         }
     }
 
@@ -201,7 +279,7 @@ impl OptionRow {
     /// Prints a value as drbd.conf has it; `***` for a secret.
     pub(crate) fn print(&self, value: &Value) -> String {
         match (value, self.kind) {
-            (Value::Number(n), Kind::Choice { words, .. }) => {
+            (Value::Number(n), Kind::Choice { words, .. } | Kind::NumberOrWord { words, .. }) => {
                 let word = words.iter().find(|(_, number)| u64::from(*number) == *n);
                 word.map_or_else(|| n.to_string(), |(word, _)| (*word).to_owned())
             }
@@ -219,7 +297,10 @@ impl OptionRow {
 
     /// Appends the option to its nest. Bit 14 makes an old kernel refuse an option it does not know, where it would ignore it.
     pub(crate) fn encode(&self, value: &Value, message: Message) -> Message {
-        let kind = self.number | MANDATORY;
+        self.encode_as(self.number | MANDATORY, value, message)
+    }
+
+    fn encode_as(&self, kind: u16, value: &Value, message: Message) -> Message {
         match (value, self.kind) {
             (Value::Number(n), Kind::Wide { .. }) => message.with_u64(kind, *n),
             // Range-checked on the way in; what came from the kernel fits as it came.
@@ -234,10 +315,26 @@ impl OptionRow {
         }
     }
 
+    /// Appends the option to its nest of DRBD 9, with bit 14 where drbdsetup sets it.
+    pub(crate) fn encode_9(&self, value: &Value, message: Message) -> Message {
+        let Some((nest, number)) = self.in_9 else { return message };
+        // The attributes that came with 9 (and the last ones of 8.4) are not mandatory in drbd-headers.
+        let is_mandatory = match nest {
+            3 => number <= 22,
+            4 => number <= 7,
+            5 => number <= 31,
+            27 => number <= 6,
+            29 => true,
+            _ => false,
+        };
+        let row = Self { number, kind: self.kind_9.unwrap_or(self.kind), ..*self };
+        row.encode_as(number | if is_mandatory { MANDATORY } else { 0 }, value, message)
+    }
+
     /// Reads the option from its nest; `None` if the payload is too short for its kind.
     pub(crate) fn decode(&self, attribute: &Attribute<'_>) -> Option<Value> {
         match self.kind {
-            Kind::Number { .. } | Kind::Choice { .. } | Kind::MinorOrNone => {
+            Kind::Number { .. } | Kind::Choice { .. } | Kind::NumberOrWord { .. } | Kind::MinorOrNone => {
                 attribute.u32().map(|n| Value::Number(u64::from(n)))
             }
             Kind::Wide { .. } => attribute.u64().map(Value::Number),

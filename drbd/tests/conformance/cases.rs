@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use drbd::{
-    ConnState, Deadline, DiskState, Error, ErrorKind, Event, Holder, Minor, Promote, Refusal, ReplState,
-    Role, Step, Volume, VolumeSpec,
+    ConnState, Deadline, DiskState, Drbd, Error, ErrorKind, Event, Holder, Minor, Promote, Refusal,
+    ReplState, ResourceSpec, ResourceState, Role, Step, Volume, VolumeSpec,
 };
 
 use super::{Bench, Case, Failure, Outcome, address, later, seen, soon};
@@ -28,6 +28,11 @@ pub(crate) const ALL: &[Case] = &[
     ("a_watch_tells_what_get_says", a_watch_tells_what_get_says),
     ("different_secrets_do_not_connect", different_secrets_do_not_connect),
     ("waiting_ends_at_the_deadline", waiting_ends_at_the_deadline),
+    ("a_list_says_what_get_says", a_list_says_what_get_says),
+    (
+        "ten_thousand_queued_events_end_in_the_kernels_state",
+        ten_thousand_queued_events_end_in_the_kernels_state,
+    ),
     ("a_conflict_is_named_and_nothing_done", a_conflict_is_named_and_nothing_done),
 ];
 
@@ -73,6 +78,101 @@ fn a_pair_lives_from_new_disks_to_removal(bench: &Bench) -> Outcome {
         assert!(!drbd.remove(&spec.name)?);
     }
     assert_eq!(drbd.list()?, []);
+    Ok(())
+}
+
+/// What a state says but for the counters, which change and of which a list has fewer.
+fn picture(mut state: ResourceState) -> ResourceState {
+    state.volumes.iter_mut().for_each(|volume| volume.counters = Default::default());
+    for connection in &mut state.connections {
+        connection.congested = None;
+        connection.volumes.iter_mut().for_each(|volume| volume.counters = Default::default());
+    }
+    state
+}
+
+fn a_list_says_what_get_says(bench: &Bench) -> Outcome {
+    // A connection that is being ended changes between two looks.
+    let same = |drbd: &Drbd, when: &str| -> Outcome {
+        let deadline = soon();
+        for mut listed in drbd.list()? {
+            let mut got = seen(drbd, &listed.name)?;
+            while picture(listed.clone()) != picture(got.clone()) {
+                assert!(deadline.pause(Duration::from_millis(50)), "{when}: {listed:?}, {got:?}");
+                got = seen(drbd, &listed.name)?;
+                listed = drbd.list()?.into_iter().find(|state| state.name == listed.name).expect("there");
+            }
+        }
+        Ok(())
+    };
+    let (drbd, here, there) = bench.synced(7150)?;
+    same(&drbd, "in sync")?;
+    assert!(drbd.list()?.iter().all(|state| state.is_synced()));
+    drbd.suspend_io(&here.name)?;
+    same(&drbd, "suspended")?;
+    drbd.resume_io(&here.name)?;
+    drbd.disconnect(&there.name)?;
+    same(&drbd, "one end StandAlone")?;
+    drbd.demote(&here.name)?;
+    drbd.detach(&here.name, Volume(0), drbd::Detach::Graceful)?;
+    same(&drbd, "diskless")?;
+    // A resource without volumes is told of, and does not hide the others.
+    let bare = ResourceSpec::new("bare".parse()?, address(7152), address(7153));
+    drbd.ensure(&bare)?;
+    let names: Vec<_> = drbd.list()?.into_iter().map(|state| state.name.to_string()).collect();
+    assert_eq!(names, ["bare", "here", "there"]);
+    same(&drbd, "with a bare one")
+}
+
+/// None is lost; or the socket says that some were, and the state is read again.
+fn ten_thousand_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome {
+    const CHANGES: usize = 10_000;
+    bench.clean()?;
+    let drbd = bench.drbd()?;
+    let name = "storm".parse()?;
+    let bare = ResourceSpec::new("storm".parse()?, address(7156), address(7157));
+    let bare = bare.with_volume(VolumeSpec::new(Volume(0), Minor::new(0)?, &bench.disks[0]));
+    bench.create_metadata(&bare)?;
+    drbd.ensure(&bare)?;
+    let mut watch = drbd.watch()?;
+    let mut first = watch.next_before(soon())?;
+    // Nobody reads meanwhile.
+    for _ in 0..CHANGES / 2 {
+        drbd.suspend_io(&name)?;
+        drbd.resume_io(&name)?;
+    }
+    drbd.suspend_io(&name)?;
+    let (mut state, mut told, mut is_again) = (None, 0, false);
+    let deadline = later();
+    while let Some(event) = first.take() {
+        match event {
+            Event::Snapshot(states) => state = states.into_iter().next(),
+            Event::Changed { old, new } => {
+                if !is_again {
+                    assert_eq!(
+                        state.as_ref().map(|s| s.suspended),
+                        Some(old.suspended),
+                        "a hole after {told}"
+                    );
+                }
+                told += usize::from(old.suspended != new.suspended);
+                state = Some(*new);
+            }
+            Event::Resynchronised => is_again = true,
+            _ => {}
+        }
+        let is_over = state.as_ref().is_some_and(|s| s.suspended.user) && (is_again || told > CHANGES);
+        // What is still queued comes at once.
+        first = watch.next_before(if is_over {
+            Deadline::after(Duration::from_millis(500))
+        } else {
+            deadline
+        })?;
+    }
+    assert!(is_again || told == CHANGES + 1, "{told} of {}", CHANGES + 1);
+    let state = state.expect("told");
+    assert_eq!(state.suspended, seen(&drbd, &name)?.suspended);
+    drbd.resume_io(&name)?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ fn values(row: &OptionRow) -> Vec<String> {
 fn every_net_option_is_taken_and_shown(bench: &Bench) -> Outcome {
     let (drbd, here) = alone(bench, 7310)?;
     let mut tried = 0;
-    for row in NetOptions::table().iter().filter(|row| !row.once) {
+    for row in NetOptions::table().iter().filter(|row| row.in_84 && !row.once) {
         for value in values(row) {
             let mut net = NetOptions::new();
             // What the option asks of others.
@@ -88,7 +88,7 @@ fn every_net_option_is_taken_and_shown(bench: &Bench) -> Outcome {
 
 fn every_disk_option_is_taken_and_shown(bench: &Bench) -> Outcome {
     let (drbd, here) = alone(bench, 7320)?;
-    for row in DiskOptions::table().iter().filter(|row| !row.once) {
+    for row in DiskOptions::table().iter().filter(|row| row.in_84 && !row.once) {
         for value in values(row) {
             // Depend on the device: the log's size, and whether it discards.
             if matches!((row.name, value.as_str()), ("al-extents", "65534") | ("rs-discard-granularity", _)) {
@@ -105,7 +105,7 @@ fn every_disk_option_is_taken_and_shown(bench: &Bench) -> Outcome {
 
 fn every_resource_option_is_taken_and_shown(bench: &Bench) -> Outcome {
     let (drbd, here) = alone(bench, 7330)?;
-    for row in ResourceOptions::table() {
+    for row in ResourceOptions::table().iter().filter(|row| row.in_84) {
         for value in values(row) {
             let options = ResourceOptions::new().with(row.name, &value)?;
             drbd.ensure(&here.clone().with_resource_options(options.clone()))?;
@@ -126,11 +126,19 @@ fn defaults_are_the_kernels(bench: &Bench) -> Outcome {
     assert_eq!(net.differences(&NetOptions::new()), Vec::<&str>::new());
     assert_eq!(disk.differences(&DiskOptions::new()), Vec::<&str>::new());
     assert_eq!(resource.differences(&ResourceOptions::new()), Vec::<&str>::new());
-    let missing: Vec<_> =
-        NetOptions::table().iter().map(|row| row.name).filter(|name| !net.is_set(name)).collect();
+    let missing: Vec<_> = NetOptions::table()
+        .iter()
+        .filter(|row| row.in_84)
+        .map(|row| row.name)
+        .filter(|name| !net.is_set(name))
+        .collect();
     assert!(missing.is_empty() || missing == ["shared-secret"], "{missing:?}");
-    let missing: Vec<_> =
-        DiskOptions::table().iter().map(|row| row.name).filter(|name| !disk.is_set(name)).collect();
+    let missing: Vec<_> = DiskOptions::table()
+        .iter()
+        .filter(|row| row.in_84)
+        .map(|row| row.name)
+        .filter(|name| !disk.is_set(name))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
     Ok(())
 }

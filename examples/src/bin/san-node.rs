@@ -67,6 +67,10 @@ enum Verb {
         /// The peer does not answer and is known to be switched off.
         #[arg(long)]
         peer_is_dead: bool,
+        /// The peer is releasing the unit or is about to: wait for it, at most so many seconds. Called a moment before the release, a move takes
+        /// less time, as this program is there when the peer is done.
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["peer_is_dead", "first_sync"])]
+        wait: Option<u64>,
         /// The first time of all: what is on this node's new disk becomes the truth.
         #[arg(long)]
         first_sync: bool,
@@ -206,10 +210,14 @@ fn run(verb: Verb) -> Result<bool> {
                 false => print!("{status}"),
             }
         }
-        Verb::Serve { unit, common, peer_is_dead, first_sync } => {
+        Verb::Serve { unit, common, peer_is_dead, wait, first_sync } => {
             let node = open(&common)?;
             let unit = node.config.unit(&unit)?;
-            let peer = if peer_is_dead { Peer::Dead } else { Peer::Unknown };
+            let peer = match wait {
+                Some(seconds) => Peer::Releasing(Duration::from_secs(seconds)),
+                None if peer_is_dead => Peer::Dead,
+                None => Peer::Unknown,
+            };
             if peer == Peer::Dead {
                 say(&format!("{} is said to be dead (--peer-is-dead)", node.config.peer));
             }

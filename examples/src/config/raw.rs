@@ -17,6 +17,9 @@ pub(super) struct Raw {
     pub(super) sysctl: BTreeMap<Spanned<String>, toml::Value>,
     #[serde(default)]
     pub(super) sysctl_at_least: BTreeMap<Spanned<String>, toml::Value>,
+    /// Set even though they are known to do harm.
+    #[serde(default)]
+    pub(super) sysctl_forced: BTreeMap<Spanned<String>, toml::Value>,
     pub(super) irq: Option<RawIrq>,
     pub(super) encryption: RawEncryption,
     pub(super) replication: Spanned<RawReplication>,
@@ -58,6 +61,9 @@ pub(super) struct RawBond {
     #[serde(default)]
     pub(super) downdelay: u64,
     pub(super) peer_notices: Option<u8>,
+    /// Any other option by its name in `ip link`.
+    #[serde(default)]
+    pub(super) options: BTreeMap<Spanned<String>, toml::Value>,
 }
 
 fn hundred() -> u64 {

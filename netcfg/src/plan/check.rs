@@ -5,12 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use host::IfName;
 
 use super::invalid;
+use crate::bond::{BondAttribute, BondMoment, BondValue};
 use crate::error::{Error, Result};
 use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
 use crate::state::{LinkState, NetState};
+use crate::sysctl::{Advice, explain};
 
 /// Everything that can be known to be wrong before a single message is sent.
 pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
+    for sysctl in spec.sysctls.iter().filter(|sysctl| !sysctl.force) {
+        if let Some(verdict) = explain(&sysctl.key, &sysctl.value).filter(|v| v.advice == Advice::Harmful) {
+            let reason =
+                format!("setting it to {} does harm: {}; force it if you must", sysctl.value, verdict.reason);
+            return Err(invalid(&sysctl.key, reason));
+        }
+    }
     let mut names = BTreeSet::new();
     let mut addresses = BTreeMap::new();
     let mut vlans = BTreeMap::new();
@@ -131,16 +140,44 @@ fn check_bond(state: &NetState, spec: &NetSpec, link: &LinkSpec, bond: &BondSpec
         }
         _ => {}
     }
-    let miimon = bond.miimon.as_millis();
-    for (what, delay) in
-        [("up delay", bond.up_delay.as_millis()), ("down delay", bond.down_delay.as_millis())]
-    {
+    for (option, value) in &bond.options {
+        let info = option.info();
+        info.check(value).map_err(|error| invalid(&link.name, error.to_string()))?;
+        // At its birth a bond is down and has no ports: what is refused then is refused always.
+        if let Some((_, reason)) = info.refusal(BondMoment::new(bond.mode, false, false)) {
+            return Err(invalid(&link.name, reason));
+        }
+    }
+    let of = |option| bond.number(option).unwrap_or(0);
+    let (miimon, arp) = (of(BondAttribute::Miimon), of(BondAttribute::ArpInterval));
+    for option in BondAttribute::DELAYS {
+        let delay = of(option);
+        if bond.options.contains_key(&option) && !bond.options.contains_key(&BondAttribute::Miimon) {
+            return Err(invalid(&link.name, format!("its {option} needs a miimon beside it")));
+        }
         if delay > 0 && (miimon == 0 || !delay.is_multiple_of(miimon)) {
             let reason = format!(
-                "its {what} of {delay} ms is no multiple of miimon ({miimon} ms); the kernel would round it down"
+                "its {option} of {delay} ms is no multiple of miimon ({miimon} ms); the kernel would round it down"
             );
             return Err(invalid(&link.name, reason));
         }
+    }
+    let has_targets =
+        |option| matches!(bond.options.get(&option), Some(BondValue::Addresses(all)) if !all.is_empty());
+    if arp > 0 && miimon > 0 {
+        return Err(invalid(&link.name, "arp_interval and miimon exclude each other; set one of them to 0"));
+    }
+    if arp > 0 && !has_targets(BondAttribute::ArpTargets) && !has_targets(BondAttribute::NsTargets) {
+        return Err(invalid(
+            &link.name,
+            "arp_interval without arp_ip_target or ns_ip6_target: every port would be given up",
+        ));
+    }
+    if of(BondAttribute::ArpValidate) > 0 && miimon > 0 {
+        return Err(invalid(
+            &link.name,
+            "arp_validate needs arp_interval, and miimon excludes that; leave one of them out",
+        ));
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! From what is to what is wanted, in the only order the kernel accepts.
 
+mod bond;
 mod check;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use host::{IfName, Impact, Plan};
 
+use crate::bond::{BondOptions, settable};
 use crate::error::{Error, Result};
 use crate::spec::{BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec};
 use crate::state::{LinkKindState, LinkState, NetState};
@@ -62,10 +63,10 @@ pub enum Step {
     SetBond {
         /// Its name.
         name: IfName,
-        /// The options it had: miimon, up delay, down delay, notices.
-        from: (Duration, Duration, Duration, u8),
+        /// The options it had.
+        from: BondOptions,
         /// The options it is to have.
-        to: (Duration, Duration, Duration, u8),
+        to: BondOptions,
     },
     /// Chooses a bond's preferred port.
     SetPrimary {
@@ -140,30 +141,21 @@ impl fmt::Display for Step {
                 write!(f, "sysctl -w {key}=\"{to}\"")
             }
             Self::CreateBond { name, bond, mtu, mac } => {
-                let miimon = bond.miimon.as_millis();
                 let mac = mac.map(|[a, b, c, d, e, f]| {
                     format!(" address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
                 });
                 let (mac, mtu) = (mac.unwrap_or_default(), mtu_of(mtu));
-                write!(f, "ip link add {name}{mac}{mtu} type bond mode {} miimon {miimon}", bond.mode)?;
-                if miimon > 0 {
-                    let (up, down) = (bond.up_delay.as_millis(), bond.down_delay.as_millis());
-                    write!(f, " updelay {up} downdelay {down}")?;
-                }
-                bond.peer_notices.map_or(Ok(()), |n| write!(f, " num_grat_arp {n}"))
+                let options = words(&settable(&bond.options));
+                write!(f, "ip link add {name}{mac}{mtu} type bond mode {}{options}", bond.mode)
             }
             Self::CreateVlan { name, parent, id, mtu, controller } => {
                 let master = controller.as_ref().map(|c| format!(" master {c}")).unwrap_or_default();
                 write!(f, "ip link add link {parent} name {name}{}{master} type vlan id {id}", mtu_of(mtu))
             }
             Self::DeleteLink { name } => write!(f, "ip link del {name}"),
-            Self::SetBond { name, to: (miimon, up, down, notices), .. } => write!(
-                f,
-                "ip link set {name} type bond miimon {} updelay {} downdelay {} num_grat_arp {notices}",
-                miimon.as_millis(),
-                up.as_millis(),
-                down.as_millis()
-            ),
+            Self::SetBond { name, to, .. } => {
+                write!(f, "ip link set {name} type bond{}", words(&settable(to)))
+            }
             Self::SetPrimary { name, to, .. } => {
                 write!(
                     f,
@@ -181,6 +173,11 @@ impl fmt::Display for Step {
             Self::DeleteRoute { name, route } => write!(f, "ip route del {}", shown(route, name)),
         }
     }
+}
+
+/// Options as words of a command.
+fn words(options: &BondOptions) -> String {
+    options.iter().map(|(option, value)| format!(" {option} {}", option.info().show(value))).collect()
 }
 
 fn shown(route: &RouteSpec, name: &IfName) -> String {
@@ -388,11 +385,7 @@ impl<'a> Planner<'a> {
             );
             return Err(invalid(&link.name, reason));
         }
-        let from = (now.miimon, now.up_delay, now.down_delay, now.peer_notices);
-        let to = (bond.miimon, bond.up_delay, bond.down_delay, bond.peer_notices.unwrap_or(now.peer_notices));
-        if from != to {
-            plan.push(Step::SetBond { name, from, to });
-        }
+        self.options(link, seen, now, bond, plan)?;
         self.raise_mtu(link, plan);
         Ok(())
     }
@@ -434,7 +427,14 @@ impl<'a> Planner<'a> {
             let born_as_port = self.spec.link(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
             match self.seen(port) {
                 None if born_as_port => {}
-                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {}
+                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {
+                    // A port that shrank with the card below it, while the bond kept its MTU: giving the bond the one it has is
+                    // no change to the kernel (dev_set_mtu).
+                    let bond_mtu = seen.map_or(now.mtu, |seen| seen.mtu);
+                    if now.mtu != bond_mtu && link.mtu.is_none_or(|mtu| mtu == bond_mtu) {
+                        plan.push(Step::SetMtu { name: port.clone(), from: now.mtu, to: bond_mtu });
+                    }
+                }
                 now => {
                     if now.is_some_and(|now| now.up) {
                         // bond_enslave refuses a link that is up; the bond opens it itself.

@@ -124,7 +124,7 @@ pub(crate) fn dump_routes() -> Message {
 /// Reads one `RTM_NEWROUTE`; `None` if it is not a unicast route of the main table through one link.
 pub(crate) fn parse_route(reply: &Reply) -> Result<Option<RouteState>, ParseError> {
     let cut = || ParseError::new("route message", "", "shorter than its header");
-    let [af, length, _, _, table, _, _, kind, ..] = *reply.body.get(..12).ok_or_else(cut)? else {
+    let [af, length, _, _, table, protocol, _, kind, ..] = *reply.body.get(..12).ok_or_else(cut)? else {
         return Err(cut());
     };
     let (mut destination, mut gateway, mut link, mut table) = (None, None, None, u32::from(table));
@@ -140,7 +140,13 @@ pub(crate) fn parse_route(reply: &Reply) -> Result<Option<RouteState>, ParseErro
     }
     let destination = destination.filter(|_| length > 0).map(|d| Prefix::new(d, length)).transpose()?;
     let wanted = kind == 1 && table == u32::from(RT_TABLE_MAIN) && (af == AF_INET || af == AF_INET6);
-    Ok(link.filter(|_| wanted).map(|link| RouteState { destination, gateway, link, is_v6: af == AF_INET6 }))
+    Ok(link.filter(|_| wanted).map(|link| RouteState {
+        destination,
+        gateway,
+        link,
+        protocol,
+        is_v6: af == AF_INET6,
+    }))
 }
 
 #[cfg(test)]

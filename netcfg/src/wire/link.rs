@@ -1,11 +1,10 @@
 //! Links: `struct ifinfomsg { u8 family; u8 pad; u16 type; i32 index; u32 flags; u32 change; }` and `IFLA_*`.
 
-use std::time::Duration;
-
 use host::nl::{Attribute, Attributes, Message, NESTED, Reply, attributes, flags};
 use host::{IfName, ParseError};
 
 use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK};
+use crate::bond::{BondAttribute, BondOptions, Encoded};
 use crate::state::{BondState, LinkKindState, LinkState};
 use crate::{BondMode, VlanId};
 
@@ -27,20 +26,11 @@ const INFO_DATA: u16 = 2;
 /// Leave the counters out: two thirds of a dump.
 const SKIP_STATS: u32 = 1 << 3;
 
+const BOND_MODE: u16 = 1;
+const BOND_ACTIVE_PORT: u16 = 2;
+const BOND_PRIMARY: u16 = 11;
 const VLAN_ID: u16 = 1;
 const VLAN_PROTOCOL: u16 = 5;
-
-/// A bond option of one number, as `ip link set type bond` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BondOption {
-    Mode(BondMode),
-    Miimon(Duration),
-    UpDelay(Duration),
-    DownDelay(Duration),
-    PeerNotices(u8),
-    /// By number of the link; 0 clears.
-    Primary(u32),
-}
 
 fn header(index: u32, set: u32, change: u32) -> Vec<u8> {
     let mut out = vec![0; 4];
@@ -111,7 +101,8 @@ pub(crate) fn create_vlan(
 
 pub(crate) fn create_bond(
     name: &IfName,
-    options: &[BondOption],
+    mode: BondMode,
+    options: &BondOptions,
     mtu: Option<u32>,
     mac: Option<[u8; 6]>,
 ) -> Message {
@@ -119,28 +110,35 @@ pub(crate) fn create_bond(
         Some(mac) => create(name, mtu).with(IFLA_ADDRESS, &mac),
         None => create(name, mtu),
     };
-    message.with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, options))
-}
-
-pub(crate) fn set_bond(index: u32, options: &[BondOption]) -> Message {
-    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, options))
-}
-
-fn bond_info(message: Message, options: &[BondOption]) -> Message {
-    message.with_str(INFO_KIND, "bond").with_nest(INFO_DATA | NESTED, |m| {
-        options.iter().fold(m, |m, option| match *option {
-            BondOption::Mode(mode) => m.with_u8(1, mode.number()),
-            BondOption::Miimon(t) => m.with_u32(3, millis(t)),
-            BondOption::UpDelay(t) => m.with_u32(4, millis(t)),
-            BondOption::DownDelay(t) => m.with_u32(5, millis(t)),
-            BondOption::Primary(index) => m.with_u32(11, index),
-            BondOption::PeerNotices(n) => m.with_u8(16, n),
-        })
+    message.with_nest(IFLA_LINKINFO | NESTED, |m| {
+        bond_info(m, |m| settings(m.with_u8(BOND_MODE, mode.number()), options))
     })
 }
 
-fn millis(t: Duration) -> u32 {
-    u32::try_from(t.as_millis()).unwrap_or(u32::MAX)
+/// Changes options. The kernel applies them in an order of its own and stops at the first it refuses: what came before stays changed.
+pub(crate) fn set_bond(index: u32, options: &BondOptions) -> Message {
+    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, |m| settings(m, options)))
+}
+
+/// Chooses the preferred port, by the number of its link; 0 chooses none.
+pub(crate) fn set_primary(index: u32, port: u32) -> Message {
+    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, |m| m.with_u32(BOND_PRIMARY, port)))
+}
+
+fn bond_info(message: Message, fill: impl FnOnce(Message) -> Message) -> Message {
+    message.with_str(INFO_KIND, "bond").with_nest(INFO_DATA | NESTED, fill)
+}
+
+fn settings(message: Message, options: &BondOptions) -> Message {
+    options.iter().fold(message, |m, (option, value)| {
+        let info = option.info();
+        match info.encode(value) {
+            Encoded::Bytes(bytes) => m.with(info.number, &bytes),
+            Encoded::Nest(children) => m.with_nest(info.number | NESTED, |m| {
+                (0_u16..).zip(&children).fold(m, |m, (number, bytes)| m.with(number, bytes))
+            }),
+        }
+    })
 }
 
 /// Reads one `RTM_NEWLINK`. What a newer kernel adds is passed over; what is cut is an error of this message alone.
@@ -209,26 +207,24 @@ fn parse_kind(info: Attributes<'_>) -> Result<LinkKindState, ParseError> {
         Some("bond") => {
             let mut bond = BondState {
                 mode: BondMode::BalanceRr,
-                miimon: Duration::ZERO,
-                up_delay: Duration::ZERO,
-                down_delay: Duration::ZERO,
                 primary: None,
                 active: None,
-                peer_notices: 1,
+                options: BondOptions::new(),
             };
             for attribute in data {
                 let attribute = attribute?;
-                let time = || Duration::from_millis(attribute.u32().unwrap_or_default().into());
                 let port = || attribute.u32().filter(|n| *n != 0);
                 match attribute.kind {
-                    1 => bond.mode = BondMode::from_number(attribute.u8().unwrap_or_default()),
-                    2 => bond.active = port(),
-                    3 => bond.miimon = time(),
-                    4 => bond.up_delay = time(),
-                    5 => bond.down_delay = time(),
-                    11 => bond.primary = port(),
-                    16 => bond.peer_notices = attribute.u8().unwrap_or_default(),
-                    _ => {}
+                    BOND_MODE => bond.mode = BondMode::from_number(attribute.u8().unwrap_or_default()),
+                    BOND_ACTIVE_PORT => bond.active = port(),
+                    BOND_PRIMARY => bond.primary = port(),
+                    number => {
+                        if let Some(info) = BondAttribute::from_number(number)
+                            && let Some(value) = info.decode(attribute.payload)
+                        {
+                            bond.options.insert(info.attribute, value);
+                        }
+                    }
                 }
             }
             Ok(LinkKindState::Bond(bond))
@@ -239,6 +235,8 @@ fn parse_kind(info: Attributes<'_>) -> Result<LinkKindState, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkHeader};
     use netlink_packet_route::RouteNetlinkMessage;
@@ -285,29 +283,33 @@ mod tests {
     #[test]
     fn another_implementation_reads_our_bond() {
         let name = "bond0".parse().expect("name");
-        let options = [
-            BondOption::Mode(BondMode::ActiveBackup),
-            BondOption::Miimon(Duration::from_millis(100)),
-            BondOption::UpDelay(Duration::from_millis(200)),
-            BondOption::DownDelay(Duration::from_millis(300)),
-            BondOption::Primary(7),
-            BondOption::PeerNotices(3),
-        ];
+        let targets = vec!["10.0.0.1".parse().expect("v4"), "10.0.0.2".parse().expect("v4")];
+        let spec = crate::BondSpec::new(BondMode::ActiveBackup)
+            .with_delays(Duration::from_millis(200), Duration::from_millis(300))
+            .with_peer_notices(3)
+            .with_option(BondAttribute::ArpTargets, targets)
+            .with_option(BondAttribute::XmitHashPolicy, 1)
+            .with_option(BondAttribute::AdActorSystemPriority, 7)
+            .with_option(BondAttribute::AdActorSystem, [2, 0, 0, 0, 0, 9]);
+        let v4 = |last| std::net::Ipv4Addr::new(10, 0, 0, last);
         let expected = InfoData::Bond(vec![
             InfoBond::Mode(netlink_packet_route::link::BondMode::ActiveBackup),
             InfoBond::MiiMon(100),
             InfoBond::UpDelay(200),
             InfoBond::DownDelay(300),
-            InfoBond::Primary(7),
+            InfoBond::ArpIpTarget(vec![v4(1), v4(2)]),
+            InfoBond::XmitHashPolicy(netlink_packet_route::link::BondXmitHashPolicy::Layer34),
             InfoBond::NumPeerNotif(3),
+            InfoBond::AdActorSysPrio(7),
+            InfoBond::AdActorSystem([2, 0, 0, 0, 0, 9]),
         ]);
-        assert_eq!(info(&oracle(&create_bond(&name, &options, None, None))), expected);
+        assert_eq!(info(&oracle(&create_bond(&name, spec.mode, &spec.options, None, None))), expected);
+        assert_eq!(info(&oracle(&set_primary(4, 7))), InfoData::Bond(vec![InfoBond::Primary(7)]));
         // And we read it back ourselves.
-        let message = set_bond(4, &options);
+        let message = set_bond(4, &spec.options);
         let link = parse(&Reply::new(RTM_NEWLINK, 0, 1, message.body().to_vec())).expect("reads");
         let LinkKindState::Bond(bond) = link.kind else { panic!("not a bond: {link:?}") };
-        assert_eq!((bond.mode, bond.primary, bond.peer_notices), (BondMode::ActiveBackup, Some(7), 3));
-        assert_eq!(bond.down_delay, Duration::from_millis(300));
+        assert_eq!(bond.options, spec.options);
     }
 
     proptest! {

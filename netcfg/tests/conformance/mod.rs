@@ -1,10 +1,13 @@
 //! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
 
+mod bond;
+
 use std::time::Duration;
 
+use netcfg::lint::Rule;
 use netcfg::{
-    BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg, Plan,
-    RouteSpec, Step, VlanId,
+    BondAttribute, BondMode, BondSpec, FloatingAddr, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg,
+    Plan, RouteSpec, Step, SysctlSpec, VlanId,
 };
 
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -22,6 +25,11 @@ pub(crate) const ALL: &[Check] = &[
     ("floating_address_is_claimed_once_and_released_once", floating),
     ("bad_specs_are_refused_by_name", bad_specs),
     ("removal_leaves_the_cards", removal),
+    ("a_port_that_shrank_under_its_bond_is_told_and_mended", shrunken_port),
+    ("harmful_parameters_are_refused_unless_forced", harmful),
+    ("a_new_bond_has_the_known_defaults", bond::defaults),
+    ("every_bond_option_in_every_mode_is_taken_or_refused_as_known", bond::every_option),
+    ("a_living_bond_changes_its_options", bond::changes_on_a_living_bond),
 ];
 
 fn id(n: u16) -> VlanId {
@@ -82,11 +90,9 @@ fn bond_over_vlans(host: &Host, a: &IfName, b: &IfName) -> Outcome {
     let state = net.list()?;
     let bond = state.link(&name("bond_vlan2")).expect("bond");
     let LinkKindState::Bond(options) = &bond.kind else { panic!("no bond: {bond:?}") };
-    assert_eq!((options.mode, options.miimon), (BondMode::ActiveBackup, Duration::from_millis(100)));
-    assert_eq!(
-        (options.up_delay, options.down_delay),
-        (Duration::from_millis(200), Duration::from_millis(200))
-    );
+    let number = |option| options.number(option);
+    assert_eq!((options.mode, number(BondAttribute::Miimon)), (BondMode::ActiveBackup, Some(100)));
+    assert_eq!((number(BondAttribute::UpDelay), number(BondAttribute::DownDelay)), (Some(200), Some(200)));
     assert_eq!(options.primary.and_then(|p| state.name_of(p)), Some(format!("{a}.2").as_str()));
     assert!(bond.up && bond.mtu == 1500);
     assert_eq!(state.ports_of(bond.index).count(), 2);
@@ -226,7 +232,7 @@ fn bad_specs(host: &Host, a: &IfName, b: &IfName) -> Outcome {
         (link(bond(BondMode::ActiveBackup).with_primary(b.clone())), "is none of its ports"),
         (
             link(bond(BondMode::ActiveBackup).with_delays(Duration::from_millis(150), Duration::ZERO)),
-            "up delay of 150 ms is no multiple of miimon (100 ms)",
+            "updelay of 150 ms is no multiple of miimon (100 ms)",
         ),
         (twice, "10.0.0.1: it is given to"),
         (
@@ -245,6 +251,54 @@ fn bad_specs(host: &Host, a: &IfName, b: &IfName) -> Outcome {
         assert!(error.to_string().contains(expected), "{error}\nexpected: {expected}");
     }
     assert_eq!(picture(host)?, before, "a refused spec changed something");
+    Ok(())
+}
+
+/// A jumbo bond over VLANs, and somebody lowers the MTU of a card.
+fn shrunken_port(host: &Host, a: &IfName, b: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let sub = |card: &IfName| name(&format!("{card}.9"));
+    let bond = BondSpec::new(BondMode::ActiveBackup).with_port(sub(a)).with_port(sub(b));
+    let spec = NetSpec::default()
+        .with_link(LinkSpec::existing(a.clone()).with_mtu(9000))
+        .with_link(LinkSpec::existing(b.clone()).with_mtu(9000))
+        .with_link(LinkSpec::vlan(sub(a), a.clone(), id(9)))
+        .with_link(LinkSpec::vlan(sub(b), b.clone(), id(9)))
+        .with_link(LinkSpec::bond(name("jumbo"), bond).with_mtu(9000));
+    net.ensure(&spec)?;
+    let ours = |rule| -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let found = net.lint()?.into_iter().filter(|f| f.rule == rule && f.object == "jumbo");
+        Ok(found.map(|f| f.text).collect())
+    };
+    assert!(ours(Rule::MtuAboveLower)?.is_empty());
+    let shrink = Step::SetMtu { name: a.clone(), from: 9000, to: 1500 };
+    net.apply(Plan::new(vec![shrink]))?;
+    let mtu = |state: &netcfg::NetState, link: &IfName| state.link(link).map(|l| l.mtu);
+    let state = net.list()?;
+    assert_eq!((mtu(&state, &sub(a)), mtu(&state, &name("jumbo"))), (Some(1500), Some(9000)));
+    let found = ours(Rule::MtuAboveLower)?;
+    assert!(
+        matches!(&found[..], [one] if one.contains(&format!("that of its port {} is 1500", sub(a)))),
+        "{found:?}"
+    );
+    assert!(net.ensure(&spec)? && !net.ensure(&spec)?);
+    assert_eq!(mtu(&net.list()?, &sub(a)), Some(9000));
+    assert!(ours(Rule::MtuAboveLower)?.is_empty() && ours(Rule::BondWithoutMonitor)?.is_empty());
+    Ok(())
+}
+
+fn harmful(host: &Host, _: &IfName, _: &IfName) -> Outcome {
+    let net = Netcfg::on(host)?;
+    let key = "net.ipv4.tcp_window_scaling";
+    let now = || host.tree().read("/proc/sys/net/ipv4/tcp_window_scaling");
+    assert_eq!(now()?.trim(), "1");
+    let off = SysctlSpec::exactly(key, "0")?;
+    let error = net.ensure(&NetSpec::default().with_sysctl(off.clone())).expect_err("refused").to_string();
+    assert!(error.starts_with("net.ipv4.tcp_window_scaling: setting it to 0 does harm"), "{error}");
+    assert_eq!(now()?.trim(), "1");
+    assert!(net.ensure(&NetSpec::default().with_sysctl(off.forced()))?);
+    assert_eq!(now()?.trim(), "0");
+    assert!(net.ensure(&NetSpec::default().with_sysctl(SysctlSpec::exactly(key, "1")?))?);
     Ok(())
 }
 

@@ -78,6 +78,13 @@ pub(super) fn exec(node: &str, lab: Option<&str>, argv: Vec<String>) -> Result<E
     relay(&stream)
 }
 
+/// Sends one request without input and prints the answer.
+pub(super) fn ask(node: &str, lab: Option<&str>, kind: Kind, body: Vec<u8>) -> Result<ExitCode> {
+    let stream = connect(node, lab)?;
+    say(&stream, &Frame::new(0, kind, body))?;
+    relay(&stream)
+}
+
 /// Connects to the machine of the only lab that is up, or of the named one.
 fn connect(node: &str, lab: Option<&str>) -> Result<UnixStream> {
     let mut labs = run::living();

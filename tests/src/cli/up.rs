@@ -1,4 +1,4 @@
-//! `lab up`: boots a topology and serves `lab shell` and `lab exec`.
+//! `lab up`: boots a topology and serves `lab shell`, `lab exec`, `lab power` and `lab cable`.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use super::fault;
 use super::topology::Topology;
 use crate::client::Event;
 use crate::proto::{Encoder, Frame, Kind};
@@ -64,8 +65,16 @@ fn serve(stream: &UnixStream, machines: &[Machine]) -> Result<()> {
     if first.kind != Kind::Node {
         bail!("the client did not say which machine");
     }
+    let request = Frame::read(&mut &*stream)?.context("the client asked for nothing")?;
+    if request.kind == Kind::Order {
+        let text = fault::obey(machine, &request.body)?;
+        Frame::new(0, Kind::Stdout, text).write(&mut &*stream)?;
+        let success = Encoder::default().number(0).number(0).done();
+        return Ok(Frame::new(0, Kind::Exit, success).write(&mut &*stream)?);
+    }
     let channel = machine.client()?.open()?;
     let (send, mut input) = (channel.sender(), stream.try_clone()?);
+    send(request.kind, request.body)?;
     thread::spawn(move || {
         while let Ok(Some(frame)) = Frame::read(&mut input) {
             if send(frame.kind, frame.body).is_err() {

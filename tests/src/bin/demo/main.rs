@@ -235,19 +235,35 @@ impl Demo {
         journals.get(&(unit as u64)).cloned().unwrap_or_default()
     }
 
-    /// Waits until the writers of these units go on after `since`, at most a minute; the longest any of them waited.
+    /// Waits until the writers of these units go on, at most a minute; the longest any of them waited since `since`. Called when the other
+    /// node serves: what was acknowledged before that says nothing.
     fn gap_since(&self, since: Instant, units: &[usize]) -> f64 {
-        let limit = since + Duration::from_secs(60);
-        let moment = since + Duration::from_millis(500);
+        let (served, limit) = (Instant::now(), since + Duration::from_secs(60));
         // Twenty more: it does not stutter.
         let goes_on =
-            |unit: &usize| self.journal(*unit).acknowledged().filter(|(at, ..)| *at > moment).count() > 20;
+            |unit: &usize| self.journal(*unit).acknowledged().filter(|(at, ..)| *at > served).count() > 20;
         while !units.iter().all(goes_on) && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(100));
         }
         std::thread::sleep(Duration::from_secs(1));
         let until = Instant::now();
         units.iter().map(|unit| self.journal(*unit).gap(since, until)).fold(0.0, f64::max)
+    }
+
+    /// Nobody moves a unit whose hypervisor has not got both its paths back from the last move.
+    fn both_paths(&self) -> Result<()> {
+        const FAILED: &str = "! dmsetup status --target multipath | grep -q ' F '";
+        let limit = Instant::now() + Duration::from_secs(30);
+        while !self.cluster.hv.run(["sh", "-c", FAILED])?.success() {
+            if Instant::now() > limit {
+                return Err(anyhow!(
+                    "a path did not come back in 30 s:\n{}",
+                    self.cluster.hv.sh("multipath -ll")?
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     /// Moves a unit to the other node.
@@ -258,13 +274,15 @@ impl Demo {
         let n = self.moves.len() + 1;
         self.phase(&format!("move {n}: {} from {} to {}", unit.name, names[0], names[1]));
         let at = Instant::now();
-        self.cluster.san_node(from, &["release", unit.name])?;
-        self.cluster.san_node(to, &["serve", unit.name])?;
+        let verbs: [(usize, &[&str]); 2] =
+            [(to, &["serve", unit.name, "--wait", "30"]), (from, &["release", unit.name])];
+        let cluster = &self.cluster;
+        each(&verbs, |(node, verb)| cluster.san_node(node, verb).map(drop))?;
         self.serving[index] = to;
         let gap = self.gap_since(at, &[index]);
         self.phase(&format!("move {n}: the writer waited {gap:.2} s"));
         self.moves.push(Event { what: format!("move {n}, {} to {}", unit.name, names[1]), at, gap });
-        Ok(())
+        self.both_paths()
     }
 
     fn power_cut(&mut self, n: usize) -> Result<()> {
@@ -287,6 +305,7 @@ impl Demo {
         let gap = self.gap_since(at, &mine);
         self.phase(&format!("power cut {}: the writer waited {gap:.2} s", n + 1));
         self.kills.push(Event { what: format!("power cut {} of {name}", n + 1), at, gap });
+        self.both_paths()?;
         self.phase(&format!("{name} comes back and catches up"));
         self.cluster.bring_back(dead)?;
         // As before: each node serves its own.

@@ -37,6 +37,8 @@ struct Connection {
     accepted_by: Option<Mac>,
     /// The initiator's last packet wants to open it.
     opening: bool,
+    /// The initiator has given it up itself: what still comes for it tells it nothing.
+    given_up: bool,
     /// All of the login has been seen.
     logged_in: bool,
 }
@@ -77,7 +79,7 @@ impl Wire {
         let Some(source) = frame.get(6..12).and_then(|mac| Mac::try_from(mac).ok()) else { return };
         let addresses: (IpAddr, IpAddr) = match &packet.net {
             Some(NetSlice::Arp(arp)) => {
-                return self.arp(source, arp.sender_protocol_addr(), arp.target_protocol_addr());
+                return self.arp(source, arp.sender_protocol_addr());
             }
             Some(NetSlice::Ipv4(ip)) => {
                 (ip.header().source_addr().into(), ip.header().destination_addr().into())
@@ -97,11 +99,14 @@ impl Wire {
                 *connection = Connection { opening: true, ..Connection::default() };
             } else {
                 connection.opening = false;
+                connection.given_up |= tcp.fin() || tcp.rst();
             }
         } else if from.1 == ISCSI {
             let connection = self.connections.entry((from, to)).or_default();
             if tcp.syn() {
                 connection.accepted_by = Some(source);
+            } else if tcp.rst() && connection.given_up {
+                self.verdict.stale += 1;
             } else if tcp.rst() {
                 let owner = match from.0 {
                     IpAddr::V4(address) => self.owners.get(&address).copied(),
@@ -140,9 +145,9 @@ impl Wire {
         }
     }
 
-    /// An address that its sender says is its own.
-    fn arp(&mut self, source: Mac, sender: &[u8], target: &[u8]) {
-        if let (true, Ok(address)) = (sender == target, <[u8; 4]>::try_from(sender)) {
+    /// Any ARP packet says that its sender's address is its own: an announcement, an answer, and a question too.
+    fn arp(&mut self, source: Mac, sender: &[u8]) {
+        if let Ok(address) = <[u8; 4]>::try_from(sender) {
             self.owners.insert(address.into(), source);
         }
     }
@@ -209,6 +214,7 @@ mod tests {
         let builder = match flag {
             "syn" => builder.syn(),
             "rst" => builder.rst(),
+            "fin" => builder.fin(),
             _ => builder.ack(1),
         };
         let mut frame = Vec::new();
@@ -251,6 +257,9 @@ mod tests {
         assert_eq!(with(vec![]), Verdict { logins: 1, ..Verdict::default() });
         let moved = with(vec![announcement(N2), initiator("ack"), portal(N2, "rst", &[])]);
         assert_eq!(moved, Verdict { logins: 1, stale: 1, ..Verdict::default() });
+        // A node that has the address back still resets what it had when the initiator has long ended it.
+        let late = with(vec![initiator("fin"), portal(N1, "rst", &[])]);
+        assert_eq!(late, Verdict { logins: 1, stale: 1, ..Verdict::default() });
     }
 
     #[test]

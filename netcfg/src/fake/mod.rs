@@ -1,13 +1,16 @@
 //! A small stateful rtnetlink in memory: links, VLANs, bonds, addresses and routes, with the kernel's refusals that matter here.
 
+mod bond;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use host::Host;
 use host::fake::Memory;
 use host::nl::fake::{Answer, FakeKernel, Responder};
-use host::nl::{Attribute, Message, Protocol, Reply, attributes, flags};
+use host::nl::{Message, Protocol, Reply, attributes, flags};
 
+use crate::BondMode;
 use crate::wire::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK,
     RTM_NEWROUTE,
@@ -24,8 +27,8 @@ struct Link {
     own_mtu: u32,
     up: bool,
     controller: u32,
-    /// A bond's options by attribute number, as numbers.
-    bond: BTreeMap<u16, u64>,
+    /// A bond's options by attribute number, as they were sent.
+    bond: BTreeMap<u16, Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +184,7 @@ struct Fields {
     lower: Option<u32>,
     controller: Option<u32>,
     kind: Option<String>,
-    data: BTreeMap<u16, u64>,
+    data: BTreeMap<u16, Vec<u8>>,
 }
 
 impl Fields {
@@ -201,7 +204,8 @@ impl Fields {
                         match info.kind {
                             1 => fields.kind = info.text().map(str::to_owned),
                             2 => {
-                                fields.data = info.nested().flatten().map(|a| (a.kind, number(&a))).collect()
+                                fields.data =
+                                    info.nested().flatten().map(|a| (a.kind, a.payload.to_vec())).collect();
                             }
                             _ => {}
                         }
@@ -211,15 +215,6 @@ impl Fields {
             }
         }
         fields
-    }
-}
-
-fn number(attribute: &Attribute<'_>) -> u64 {
-    match attribute.payload.len() {
-        1 => attribute.u8().map_or(0, u64::from),
-        2 => attribute.u16().map_or(0, u64::from),
-        4 => attribute.u32().map_or(0, u64::from),
-        _ => attribute.u64().unwrap_or(0),
     }
 }
 
@@ -249,10 +244,7 @@ fn shown(index: u32, link: &Link) -> Reply {
         message = message.with_nest(18, |m| {
             m.with_str(1, kind).with_nest(2, |m| match kind.as_str() {
                 "vlan" => m.with_u16(1, link.vlan).with_u16(5, 0x8100_u16.to_be()),
-                _ => link.bond.iter().fold(m, |m, (option, value)| match option {
-                    1 | 16 => m.with_u8(*option, value.to_le_bytes()[0]),
-                    _ => m.with_u32(*option, u32::try_from(*value).unwrap_or(u32::MAX)),
-                }),
+                _ => link.bond.iter().fold(m, |m, (option, value)| m.with(*option, value)),
             })
         });
     }
@@ -287,7 +279,11 @@ impl Net {
             Some("vlan") => {
                 let lower = fields.lower.ok_or((libc::EINVAL, Some("link not specified")))?;
                 let parent = self.links.get(&lower).ok_or((libc::EINVAL, Some("link does not exist")))?;
-                let id = fields.data.get(&1).and_then(|id| u16::try_from(*id).ok()).unwrap_or_default();
+                let id = fields
+                    .data
+                    .get(&1)
+                    .and_then(|id| u16::try_from(bond::number_of(id)).ok())
+                    .unwrap_or_default();
                 if self.links.values().any(|l| l.lower == lower && l.vlan == id) {
                     return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
                 }
@@ -298,8 +294,9 @@ impl Net {
             }
             Some("bond") => {
                 link.mtu = fields.mtu.unwrap_or(1500);
-                link.bond = [(1, 0), (3, 0), (4, 0), (5, 0), (16, 1)].into();
-                set_bond(&mut link, fields, false)?;
+                link.bond = bond::defaults(BondMode::BalanceRr);
+                link.bond.insert(1, vec![0]);
+                bond::set(&mut link, fields, false)?;
             }
             _ => return Err((libc::EOPNOTSUPP, Some("Unknown device type"))),
         }
@@ -322,7 +319,7 @@ impl Net {
         let link = self.links.get(&index).cloned().ok_or((libc::ENODEV, None))?;
         let mut changed = link.clone();
         if fields.kind.is_some() {
-            set_bond(&mut changed, fields, has_ports)?;
+            bond::set(&mut changed, fields, has_ports)?;
         }
         if let Some(mtu) = fields.mtu {
             let below = self.links.get(&link.lower).map_or(65_535, |p| p.mtu);
@@ -346,7 +343,7 @@ impl Net {
                 above.up = up;
             }
         }
-        if fields.mtu.is_some() {
+        if fields.mtu.is_some_and(|mtu| mtu != link.mtu) {
             self.links.values_mut().filter(|l| l.controller == index).for_each(|l| l.mtu = mtu);
         }
         match fields.controller {
@@ -448,34 +445,4 @@ fn same_address(a: &[u8], b: &[u8]) -> bool {
             .map(|x| x.payload.to_vec())
     };
     a.get(..2) == b.get(..2) && local(a) == local(b)
-}
-
-fn set_bond(link: &mut Link, fields: &Fields, has_ports: bool) -> Result<(), Refusal> {
-    if fields.data.contains_key(&1) {
-        if has_ports {
-            return Err((libc::ENOTEMPTY, Some("unable to set option because the bond device has slaves")));
-        }
-        if link.up {
-            return Err((libc::EBUSY, Some("unable to set option because the bond is up")));
-        }
-    }
-    // The kernel's order: mode, miimon, then the delays, which need it.
-    for (option, value) in &fields.data {
-        let miimon = link.bond.get(&3).copied().unwrap_or(0);
-        match option {
-            4 | 5 if miimon == 0 => return Err((libc::EPERM, None)),
-            4 | 5 => drop(link.bond.insert(*option, value / miimon * miimon)),
-            3 => {
-                // A new miimon rescales the delays it finds.
-                for delay in [4, 5] {
-                    if let (Some(d), true) = (link.bond.get_mut(&delay), miimon > 0) {
-                        *d = *d / miimon * value;
-                    }
-                }
-                link.bond.insert(3, *value);
-            }
-            _ => drop(link.bond.insert(*option, *value)),
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,286 @@
+//! The dialect of DRBD 9 against a recording of drbdsetup and a module (`tests/fixtures/drbd-9.3.3-linux-6.1.192.txt`).
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // A test: fixtures are whole.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use host::nl::fake::{Answer, FakeKernel, Responder};
+use host::nl::genl::CONTROLLER;
+use host::nl::{Message, Protocol, Reply, attributes};
+use host::{Deadline, Host, Sectors};
+
+use crate::nine::{Command, Connecting, Force, NodeId, Peer};
+use crate::wire::Command as Wire;
+use crate::{
+    ConnState, Dialect, DiskOptions, DiskState, Drbd, Error, Event, MetaDisk, Minor, NetOptions,
+    Protocol as Replication, Refusal, ReplState, ResourceName, ResourceOptions, ResourceState, Result, Role,
+    Volume,
+};
+
+const TEXT: &str = include_str!("../../tests/fixtures/drbd-9.3.3-linux-6.1.192.txt");
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|n| u8::try_from(n).ok()).expect("hexadecimal");
+    hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+}
+
+/// The messages of a section: what was sent whole, what came back without its netlink header.
+fn lines(section: &str, direction: &str) -> Vec<Vec<u8>> {
+    let prefix = format!("{section} {direction} ");
+    let found = TEXT.lines().filter_map(|line| line.strip_prefix(prefix.as_str()));
+    found.map(|line| bytes(line.rsplit(' ').next().expect("a word"))).collect()
+}
+
+/// The module: what it said to the commands of the recording, its dumps, and its events.
+#[derive(Debug)]
+struct Replay {
+    dumps: &'static str,
+    events: bool,
+}
+
+fn family() -> Message {
+    let operation = |m: Message, id: u32| m.with_nest(1, |m| m.with_u32(1, id).with_u32(2, 0x0c));
+    Message::new(CONTROLLER, 0)
+        .with_header(&[1, 2, 0, 0])
+        .with_str(2, "drbd")
+        .with_u16(1, 0x20)
+        .with_u32(3, 2)
+        .with_u32(4, 8)
+        .with_u32(5, 34)
+        .with_nest(6, |m| [30, 31, 32, 33, 38].into_iter().fold(m, operation))
+        .with_nest(7, |m| m.with_nest(1, |m| m.with_u32(2, 7).with_str(1, "events")))
+}
+
+impl Responder for Replay {
+    fn answer(&mut self, _: Protocol, request: &Reply) -> Answer {
+        let command = request.body[0];
+        if request.kind == CONTROLLER {
+            let is_drbd = attributes(&request.body[4..]).flatten().any(|a| a.text() == Some("drbd"));
+            return match is_drbd {
+                true => Answer::one(Reply::new(CONTROLLER, 0, 0, family().body().to_vec())),
+                false => Answer::status(2, None),
+            };
+        }
+        let reply = |body: Vec<u8>| Reply::new(0x20, 0, 0, body);
+        if command == Wire::GET_INITIAL_STATE.0 {
+            let mut answer = Answer::dump(Vec::new());
+            answer.replies.splice(0..0, lines("13-events2", "<-").into_iter().map(reply));
+            if self.events {
+                let later = lines("EV", "<-").into_iter().skip(6).zip(3..);
+                answer.events = later.map(|(body, seq)| (7, Reply::new(0x20, 0, seq, body))).collect();
+            }
+            return answer;
+        }
+        let dump: Vec<_> =
+            lines(self.dumps, "<-").into_iter().filter(|body| body[0] == command).map(reply).collect();
+        match command {
+            30..=33 => Answer::dump(dump),
+            _ => {
+                let all = TEXT.lines().filter_map(|line| line.split_once(" <- ").map(|(section, _)| section));
+                let found = all.filter(|section| section.ends_with("@1") == self.dumps.ends_with("@1"));
+                let answers = found.flat_map(|section| lines(section, "<-"));
+                Answer::one(reply(answers.into_iter().find(|body| body[0] == command).expect("recorded")))
+            }
+        }
+    }
+}
+
+fn replay(dumps: &'static str, events: bool) -> Drbd {
+    let host = Host::fake().with_nl(FakeKernel::new(Replay { dumps, events }).transport());
+    Drbd::on(&host).expect("the recording has the family")
+}
+
+/// A header and the nests behind it, each as its raw fields by number: the order of options is the caller's.
+type Normal = (Vec<u8>, Vec<(u16, BTreeMap<u16, Vec<u8>>)>);
+
+fn normal(body: &[u8]) -> Normal {
+    let nests = attributes(&body[12..]).flatten().map(|nest| {
+        let fields = nest.nested().flatten().map(|field| (field.raw_kind, field.payload.to_vec()));
+        (nest.raw_kind, fields.collect())
+    });
+    (body[..12].to_vec(), nests.collect())
+}
+
+fn r0() -> Result<ResourceName> {
+    Ok("r0".parse()?)
+}
+
+fn peer() -> Result<Peer> {
+    Ok(Peer::new(r0()?, NodeId(1)))
+}
+
+/// The commands of the recording.
+fn recorded() -> Result<Vec<(&'static str, Command)>> {
+    let minor = Minor::new(0)?;
+    let net = NetOptions::new()
+        .with("_name", "n2")?
+        .with_protocol(Replication::C)
+        .with("transport", "lb-tcp")?
+        .with("ping-timeout", "5")?;
+    let address = |text: &str| text.parse().expect("an address");
+    Ok(vec![
+        ("01-new-resource", Command::NewResource(r0()?, NodeId(0), ResourceOptions::new())),
+        ("02-new-minor", Command::NewMinor(r0()?, Volume(0), minor, DiskOptions::new())),
+        ("03-new-peer", Command::NewPeer(peer()?, net)),
+        (
+            "04-new-path",
+            Command::NewPath(peer()?, address("192.168.123.1:7001"), address("192.168.123.2:7001")),
+        ),
+        (
+            "05-peer-device-options",
+            Command::PeerDeviceOptions(peer()?, Volume(0), DiskOptions::new().with("c-max-rate", "40M")?),
+        ),
+        (
+            "06-attach",
+            Command::Attach(
+                minor,
+                "/dev/vdb".into(),
+                MetaDisk::Internal,
+                DiskOptions::new().with("on-io-error", "detach")?,
+            ),
+        ),
+        ("07-connect", Command::Connect(peer()?, Connecting::Usual)),
+        ("10-primary", Command::Primary(r0()?, Force::Yes)),
+        (
+            "14-resource-options",
+            Command::ResourceOptions(
+                r0()?,
+                ResourceOptions::new().with("quorum", "majority")?.with("on-no-quorum", "io-error")?,
+            ),
+        ),
+        ("15-net-options", Command::NetOptions(peer()?, NetOptions::new().with("max-buffers", "4096")?)),
+        ("16-disk-options", Command::DiskOptions(minor, DiskOptions::new().with("on-io-error", "pass_on")?)),
+        ("17-pause-sync", Command::PauseSync(peer()?, Volume(0))),
+        ("18-resume-sync", Command::ResumeSync(peer()?, Volume(0))),
+    ])
+}
+
+#[test]
+fn every_recorded_command_is_written_byte_for_byte() -> Result<()> {
+    let family = replay("08-status", false).link.family(crate::link::About {
+        command: Wire::DOWN,
+        object: "",
+        deadline: Deadline::after(Duration::from_secs(5)),
+    })?;
+    for (section, command) in recorded()? {
+        let ours = command.encode(&family)?;
+        let theirs = lines(section, "->").remove(0);
+        let (header, body) = theirs.split_at(16);
+        assert_eq!(ours.body().len(), body.len(), "{section}");
+        assert_eq!(normal(ours.body()), normal(body), "{section}");
+        // The order of options is that of drbdsetup's command line; where there is none to choose, every byte is the same.
+        if !["03-new-peer", "06-attach"].contains(&section) {
+            assert_eq!(ours.body(), body, "{section}");
+        }
+        assert_eq!((ours.kind(), &header[4..6]), (0x20, &[0x20, 0][..]), "{section}");
+    }
+    let all: Vec<_> = recorded()?.into_iter().map(|(section, _)| section).collect();
+    let others = ["08-status", "09-status", "11-status", "12-show", "13-events2", "13-primary@1"];
+    for line in TEXT.lines().filter_map(|line| line.split_once(" -> ")) {
+        assert!(all.contains(&line.0) || others.contains(&line.0), "{} is not compared", line.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_modules_answers_are_read() -> Result<()> {
+    let drbd = replay("08-status", false);
+    assert_eq!(drbd.dialect(), Dialect::Drbd9);
+    for (section, command) in recorded()? {
+        assert!(drbd.run_9(&command)?, "{section}");
+    }
+    // The peer was no data's owner yet.
+    let refused =
+        replay("13-primary@1", false).run_9(&Command::Primary(r0()?, Force::No)).expect_err("refused");
+    assert_eq!(refused.refusal(), Some(Refusal::NoUpToDateData), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn verbs_of_84_refuse_drbd_9_and_the_other_way_round() -> Result<()> {
+    let drbd = replay("08-status", false);
+    assert!(matches!(drbd.demote(&r0()?), Err(Error::Unsupported { version: 2 })));
+    assert!(matches!(drbd.suspend_io(&r0()?), Err(Error::Unsupported { version: 2 })));
+    let fake = crate::fake::FakeDrbd::new();
+    let drbd = Drbd::on(&fake.host())?;
+    assert!(matches!(drbd.run_9(&Command::Down(r0()?)), Err(Error::Unsupported { version: 1 })));
+    Ok(())
+}
+
+fn check(state: &ResourceState, connection: ConnState, role: Role) {
+    assert_eq!((state.name.as_str(), state.role), ("r0", role));
+    let volume = &state.volumes[0];
+    assert_eq!((volume.minor.get(), volume.size), (0, Sectors(0x1_ff98)));
+    assert_eq!(volume.has_quorum, Some(true));
+    let peer = &state.connections[0];
+    assert_eq!((peer.node_id, peer.peer_name.as_deref(), peer.state), (Some(1), Some("n2"), connection));
+    assert_eq!(peer.local.to_string(), "192.168.123.1:7001");
+    assert_eq!((peer.paths.len(), peer.peer.port()), (1, 7001));
+}
+
+#[test]
+fn tables_are_read_and_joined() -> Result<()> {
+    let all = replay("08-status", false).list()?;
+    let [state] = all.as_slice() else { panic!("{all:?}") };
+    check(state, ConnState::Connected, Role::Secondary);
+    let (volume, connection) = (&state.volumes[0], &state.connections[0]);
+    assert_eq!(volume.disk, DiskState::Inconsistent);
+    assert_eq!(volume.disk_path.as_deref(), Some(std::path::Path::new("/dev/vdb")));
+    assert_eq!((volume.current_uuid, volume.meta_disk.clone()), (4, Some(MetaDisk::Internal)));
+    assert_eq!((connection.volumes[0].repl, connection.peer_role), (ReplState::Established, Role::Secondary));
+    // What the module shows without having been told otherwise is what the tables say.
+    let net = connection.options.as_ref().expect("configured");
+    let set = NetOptions::new().with("protocol", "C")?.with("_name", "n2")?.with("transport", "lb-tcp")?;
+    for row in NetOptions::table().iter().filter(|row| row.in_9.is_some_and(|(nest, _)| nest == 5)) {
+        let shown = net.get(row.name).expect("known");
+        assert_eq!(Some(shown), set.get(row.name), "{}", row.name);
+    }
+    assert_eq!(state.options.as_ref().and_then(|options| options.get("quorum")).as_deref(), Some("off"));
+    assert_eq!(state.node_id, Some(0));
+    // Primary, UpToDate.
+    let all = replay("11-status", false).list()?;
+    assert_eq!((all[0].role, all[0].volumes[0].disk), (Role::Primary, DiskState::UpToDate));
+    assert_eq!(replay("11-status", false).role(&r0()?)?, Role::Primary);
+    Ok(())
+}
+
+#[test]
+fn events_are_read_to_the_end_of_the_resource() -> Result<()> {
+    let mut watch = replay("11-status", true).watch()?;
+    let mut words = Vec::new();
+    let until = Deadline::after(Duration::from_secs(10));
+    while let Some(event) = watch.next_before(until)? {
+        words.push(match event {
+            Event::Snapshot(all) => {
+                check(&all[0], all[0].connections[0].state, all[0].role);
+                format!("snapshot {}", all[0].role)
+            }
+            Event::Changed { new, .. } => match new.connections.first() {
+                Some(c) => format!("{} {}", new.role, c.state),
+                None => format!(
+                    "{} {}",
+                    new.role,
+                    new.volumes.first().map_or("none".to_owned(), |v| v.disk.to_string())
+                ),
+            },
+            Event::Helper(helper) => format!("helper {}", helper.name),
+            Event::Removed(_) => "removed".to_owned(),
+            other => format!("{other:?}"),
+        });
+        if words.last().is_some_and(|word| word == "removed") {
+            break;
+        }
+    }
+    let text = words.join(", ");
+    for part in [
+        "snapshot Primary",
+        "Disconnecting, helper disconnected, helper disconnected",
+        "Secondary StandAlone",
+        "Secondary Detaching",
+        "Secondary Diskless",
+        "removed",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    Ok(())
+}
