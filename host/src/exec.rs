@@ -51,6 +51,8 @@ impl Module {
     pub const TARGET_CORE: Self = Self::plain("target_core_mod");
     /// Packet sockets, for announcing addresses.
     pub const AF_PACKET: Self = Self::plain("af_packet");
+    /// LIO's fabric for virtual machines.
+    pub const VHOST_SCSI: Self = Self::plain("vhost_scsi");
     /// LIO's iSCSI fabric.
     pub const ISCSI_TARGET: Self = Self::plain("iscsi_target_mod");
     /// Encrypted devices.

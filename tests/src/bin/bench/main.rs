@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod lio;
 mod luks;
 mod netcfg;
 mod node;
@@ -56,6 +57,7 @@ pub(crate) struct Goal {
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
+    Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
     Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
 ];
@@ -73,7 +75,11 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(what) = &cli.guest {
-        let part = if what.starts_with("netcfg-") { netcfg::guest::run } else { drbd::guest::run };
+        let part = match what.split_once('-') {
+            Some(("netcfg", _)) => netcfg::guest::run,
+            Some(("lio", _)) => lio::guest::run,
+            _ => drbd::guest::run,
+        };
         return part(what, cli.runs).map(|()| true);
     }
     let own = std::env::current_exe()?;
