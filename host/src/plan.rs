@@ -290,7 +290,8 @@ pub fn apply<S: Step, E: fmt::Display>(
 ) -> Result<Undo<S>, Failed<E>> {
     let control = host.control();
     let total = plan.len();
-    let mut back: Vec<S> = Vec::new();
+    // Newest last, and turned round once: a plan of a hundred thousand steps must not move all of them for each.
+    let mut back: Vec<Vec<S>> = Vec::new();
     let mut done = 0;
     for (number, step) in (1..).zip(plan.steps) {
         let started = Instant::now();
@@ -310,20 +311,22 @@ pub fn apply<S: Step, E: fmt::Display>(
         match outcome {
             Ok(()) => {
                 log::debug!("{facility}: {text}");
-                let mut undo = step.undo();
-                undo.extend(back);
-                back = undo;
+                back.push(step.undo());
                 done += 1;
                 control.after_step();
             }
             Err(cause) => {
-                let undone = roll_back(&back, done, &mut run);
+                let undone = roll_back(&newest_first(back), done, &mut run);
                 log::debug!("{facility}: {text}: failed; {undone}");
                 return Err(Failed { number, total, step: text, cause, undone });
             }
         }
     }
-    Ok(Undo { steps: back })
+    Ok(Undo { steps: newest_first(back) })
+}
+
+fn newest_first<S>(back: Vec<Vec<S>>) -> Vec<S> {
+    back.into_iter().rev().flatten().collect()
 }
 
 fn roll_back<S: Step, E: fmt::Display>(

@@ -1,17 +1,17 @@
 //! Carrying out steps, and saying what a refusal means.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use host::tree::Tree;
 use host::{Operation, TreeError};
 
-use crate::error::{Error, Result};
-use crate::plan::{Link, Step};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Step;
 use crate::state::TARGET;
-use crate::wire::parse_portal;
+use crate::wire::{alua, attributes, parse_portal};
 
-/// How many links are made or removed at once. The grace periods of more than 16 hardly overlap better, and threads cost too.
+/// How many lanes are worked on at once. The grace periods of more than 16 hardly overlap better, and threads cost too.
 const THREADS: usize = 16;
 
 /// Carries out one step. What an undo finds already gone is accepted.
@@ -23,41 +23,44 @@ pub(crate) fn run(tree: &Tree, step: &Step) -> Result<()> {
         // Without a line break: the kernel would keep it as part of the password (__DEF_NACL_AUTH_STR).
         Step::WriteSecret { path, secret, .. } => tree.write_secret(path, secret.secret()),
         Step::ClearSecret { path, .. } => tree.write(path, "NULL"),
-        Step::Link { links } => at_once(
-            links,
-            |link| tree.link(&link.target, &link.path),
-            |link| tree.unlink(&link.path).map(drop),
-        ),
-        Step::Unlink { links, .. } => at_once(
-            links,
-            |link| tree.unlink(&link.path).map(drop),
-            |link| tree.link(&link.target, &link.path),
-        ),
+        Step::Link { link } => tree.link(&link.target, &link.path),
+        Step::Unlink { link, .. } => tree.unlink(&link.path).map(drop),
+        Step::Together { lanes } => return together(tree, lanes),
     };
     done.map_err(|error| explain(tree, step, error))
 }
 
-/// Does the same to all links, several at a time; if one fails, takes those done back: a step happens as a whole or not at all.
-fn at_once(
-    links: &[Link],
-    forth: impl Fn(&Link) -> std::result::Result<(), TreeError> + Sync,
-    back: impl Fn(&Link) -> std::result::Result<(), TreeError>,
-) -> std::result::Result<(), TreeError> {
-    if let [link] = links {
-        return forth(link);
-    }
-    // Only a LUN costs grace periods; what an initiator sees of it is a list entry (core_enable_device_list_for_node).
-    let threads = if links.iter().any(|link| link.path.contains("/acls/")) { 1 } else { THREADS };
+/// Works on several lanes at a time; if a step fails, takes back what was done in all of them: as a whole or not at all.
+fn together(tree: &Tree, lanes: &[Vec<Step>]) -> Result<()> {
+    // What an initiator sees of a LUN is a list entry and costs no grace period (core_enable_device_list_for_node): threads would only
+    // get in each other's way.
+    let cheap = lanes.iter().flatten().all(|step| step.path().contains("/acls/"));
+    let threads = if cheap { 1 } else { THREADS };
     let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
     let work = || {
         let mut outcomes = Vec::new();
-        while let Some(link) = links.get(next.fetch_add(1, Ordering::Relaxed)) {
-            outcomes.push((link, forth(link)));
+        while let Some(lane) = lanes.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut done = 0;
+            let mut outcome = Ok(());
+            for step in lane {
+                // Nobody begins anything once it is known that all of it must be taken back.
+                if failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                outcome = run(tree, step);
+                if outcome.is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                    break;
+                }
+                done += 1;
+            }
+            outcomes.push((lane, done, outcome));
         }
         outcomes
     };
     let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..links.len().min(threads)).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (1..lanes.len().min(threads)).map(|_| scope.spawn(work)).collect();
         let mut outcomes = work();
         for worker in workers {
             match worker.join() {
@@ -67,29 +70,28 @@ fn at_once(
         }
         outcomes
     });
-    let mut failed = None;
-    let mut done = Vec::new();
-    for (link, outcome) in outcomes {
-        match outcome {
-            Ok(()) => done.push(link),
-            Err(error) => failed = failed.or(Some(error)),
+    if !failed.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let (mut cause, mut back) = (Ok(()), Vec::new());
+    for (lane, done, outcome) in outcomes {
+        back.extend(lane.iter().take(done).rev().flat_map(host::plan::Step::undo));
+        cause = cause.and(outcome);
+    }
+    let stopped = cause.as_ref().is_err_and(|error| error.kind() == ErrorKind::Stopped);
+    for step in back.iter().filter(|_| !stopped) {
+        if let Err(stuck) = run(tree, step) {
+            log::debug!("cannot take back with {step}: {stuck}");
         }
     }
-    let Some(error) = failed else { return Ok(()) };
-    if !error.is_stopped() {
-        for link in done {
-            if let Err(stuck) = back(link) {
-                log::debug!("cannot take back {}: {stuck}", link.path);
-            }
-        }
-    }
-    Err(error)
+    cause
 }
 
 /// Where a path is in the tree.
 enum Place<'a> {
     Target,
     Group,
+    GroupEnable,
     Portal(&'a str),
     Lun,
     Acl,
@@ -100,6 +102,16 @@ enum Place<'a> {
     BackstoreIdentity,
     BackstoreAttribute,
     Password,
+    Tag,
+    PortId,
+    Nexus,
+    AccessGroup,
+    GroupNumber,
+    LunGroup,
+    Fabric,
+    DiscoveryPassword,
+    Processors,
+    Transport,
     Value,
     Other,
 }
@@ -108,6 +120,14 @@ fn place(path: &str) -> Place<'_> {
     let Some(rest) = path.strip_prefix(TARGET) else { return Place::Other };
     let parts: Vec<_> = rest.trim_start_matches('/').split('/').collect();
     match parts[..] {
+        [_] => Place::Fabric,
+        ["iscsi", "cpus_allowed_list"] => Place::Processors,
+        ["iscsi", "discovery_auth", _] => Place::DiscoveryPassword,
+        ["core", "alua", "lu_gps", _, "lu_gp_id"] | ["core", _, _, "alua", _, "tg_pt_gp_id"] => {
+            Place::GroupNumber
+        }
+        ["core", _, _, "alua", _, _] => Place::AccessGroup,
+        ["core", _, _, "alua_lu_gp"] | [_, _, _, "lun", _, "alua_tg_pt_gp"] => Place::LunGroup,
         ["core", _, _] => Place::Backstore,
         ["core", _, _, "enable"] => Place::BackstoreEnable,
         ["core", _, _, "wwn", _] => Place::BackstoreIdentity,
@@ -115,6 +135,12 @@ fn place(path: &str) -> Place<'_> {
         [_, _] => Place::Target,
         [_, _, _] => Place::Group,
         [_, _, _, "np", name] => Place::Portal(name),
+        [_, _, _, "np", _, _] => Place::Transport,
+        [_, _, _, "rtpi"] => Place::PortId,
+        [_, _, _, "nexus"] => Place::Nexus,
+        [_, _, _, "enable"] => Place::GroupEnable,
+        [_, _, _, "acls", _, "tag"] => Place::Tag,
+        [_, _, _, "auth", _] => Place::Password,
         [_, _, _, "lun", _] | [_, _, _, "lun", _, _] => Place::Lun,
         [_, _, _, "acls", _] => Place::Acl,
         [_, _, _, "acls", _, "auth", _] => Place::Password,
@@ -142,6 +168,7 @@ fn explain(tree: &Tree, step: &Step, source: TreeError) -> Error {
                 source,
             };
         }
+        (Place::Nexus, libc::EPERM) => "the initiator cannot go while the target has LUNs".to_owned(),
         (_, libc::EPERM | libc::EACCES) => {
             "this needs root (CAP_SYS_ADMIN and write access to configfs)".to_owned()
         }
@@ -149,23 +176,45 @@ fn explain(tree: &Tree, step: &Step, source: TreeError) -> Error {
         (Place::Target, libc::EINVAL) => {
             "the module iscsi_target_mod is not loaded, or the name is longer than 223 bytes".to_owned()
         }
+        (Place::Fabric, libc::EINVAL) if making => {
+            "the module of this fabric is not loaded and the kernel does not load it by itself (modprobe vhost_scsi)".to_owned()
+        }
+        (Place::PortId, libc::ENOENT) => {
+            "this kernel chooses the relative port identifier itself; Linux 6.4 and newer let one set it. Leave it out".to_owned()
+        }
+        (Place::PortId, libc::EINVAL) => {
+            "the relative port identifier is 1 to 65535 and changes only while the portal group is disabled".to_owned()
+        }
+        (Place::GroupEnable, libc::EINVAL) => port_id_reason(tree, &path),
+        (Place::Nexus, libc::EEXIST) => "it has an initiator already".to_owned(),
+        (Place::Nexus, libc::EINVAL) => "the initiator of this fabric is called naa. and 16 hexadecimal digits".to_owned(),
+        (Place::GroupNumber, libc::EINVAL) => {
+            "the number of a group is 1 to 65535, set once, and no other group of the same kind may have it".to_owned()
+        }
+        (Place::AccessGroup, libc::EINVAL) => access_reason(tree, &path),
+        (Place::AccessGroup, libc::ENODEV) => "the backstore is not enabled; states can be set only then".to_owned(),
+        (Place::LunGroup, libc::ENODEV) => {
+            "there is no group of this name, the LUN has no backstore, or its device answers for itself".to_owned()
+        }
+        (Place::Tag, libc::EINVAL) => "a tag has at most 63 bytes".to_owned(),
+        (Place::DiscoveryPassword, libc::EINVAL) => "LIO takes at most 255 bytes".to_owned(),
+        (Place::Processors, libc::EINVAL) => "it is no list of processors such as 0-3,8".to_owned(),
+        (Place::Transport, libc::ENODEV | libc::ENOENT) => {
+            "there is no RDMA or Chelsio device at this address, or its module (ib_isert, cxgbit) is missing".to_owned()
+        }
         (Place::BackstoreEnable, _) => return enable_reason(tree, path, errno, source),
         (Place::BackstoreIdentity, libc::EINVAL) => {
             "serial and names of a disk cannot change while it is exported; remove its target first"
                 .to_owned()
         }
-        (Place::BackstoreAttribute, libc::EINVAL) => {
-            "the value is out of range, or the attribute cannot change while the disk is exported".to_owned()
-        }
+        (Place::BackstoreAttribute, libc::EINVAL) => attribute_reason(tree, &path),
         (Place::BackstoreAttribute, libc::ENOSYS) => {
             "the device does not support it (emulate_tpu, emulate_tpws: it has no discard)".to_owned()
         }
         (Place::BackstoreAttribute | Place::Value, libc::ENOENT) => {
             "this kernel has no such attribute; leave it out".to_owned()
         }
-        (Place::Value, libc::EINVAL) => {
-            "the value is out of range for this attribute or parameter".to_owned()
-        }
+        (Place::Value, libc::EINVAL) => value_reason(&path),
         (Place::AclDepth, libc::EINVAL) => "the queue depth is 1 to 512".to_owned(),
         (Place::Password, libc::EINVAL) => "LIO takes at most 255 bytes".to_owned(),
         (Place::Lun, libc::ENODEV) => "the backstore is not enabled".to_owned(),
@@ -195,6 +244,92 @@ fn explain(tree: &Tree, step: &Step, source: TreeError) -> Error {
         _ => "see the kernel's log (dmesg) for its reason".to_owned(),
     };
     refused(reason, source)
+}
+
+/// Which of its checks an attribute of a backstore did not pass.
+fn attribute_reason(tree: &Tree, path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let row =
+        attributes::of(attributes::DEVICE, name).or_else(|| attributes::of(attributes::PASSTHROUGH, name));
+    let info =
+        path.split("/attrib/").next().and_then(|dir| tree.read_opt(format!("{dir}/info")).ok().flatten());
+    let exported = info.is_some_and(|info| info.starts_with("Status: ACTIVATED"));
+    match row {
+        Some(row) if exported && !row.while_exported => {
+            format!("{name} cannot change while a LUN exports the backstore; remove the LUN first")
+        }
+        Some(_) if name == "emulate_write_cache" && path.contains("/core/iblock_") => {
+            "a block device has its own cache, whose setting the kernel follows (queue/write_cache)"
+                .to_owned()
+        }
+        Some(row) => format!("LIO takes {}, and no more than what the device has (hw_ files)", row.range),
+        None => {
+            "the value is out of range, or the attribute cannot change while the disk is exported".to_owned()
+        }
+    }
+}
+
+/// The range of an attribute or parameter.
+fn value_reason(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let table = match path {
+        _ if path.contains("/acls/") => attributes::ACL,
+        _ if path.contains("/param/") => attributes::PARAMETER,
+        _ => attributes::GROUP,
+    };
+    match attributes::of(table, name) {
+        Some(row) => format!("LIO takes {}", row.range),
+        None => "the value is out of range for this attribute or parameter".to_owned(),
+    }
+}
+
+/// Why a state or another file of an access group is refused (`target_core_alua.c`).
+fn access_reason(tree: &Tree, path: &str) -> String {
+    let (dir, file) = path.rsplit_once('/').unwrap_or((path, ""));
+    let read = |name: &str| tree.read_opt(format!("{dir}/{name}")).ok().flatten().unwrap_or_default();
+    let kind = alua::number("alua_access_type", &read("alua_access_type"));
+    match file {
+        _ if read("tg_pt_gp_id").trim().is_empty() => {
+            "the group has no number yet; write tg_pt_gp_id first".to_owned()
+        }
+        "alua_access_state" if !matches!(kind.as_str(), "1" | "3") => {
+            "the group does not allow implicit changes; write 1 or 3 to alua_access_type first".to_owned()
+        }
+        "alua_access_state" => {
+            "the group does not support this state: see its alua_support_ files".to_owned()
+        }
+        _ => match attributes::of(attributes::ALUA, file) {
+            Some(row) => format!("LIO takes {}", row.range),
+            None => "the value is out of range".to_owned(),
+        },
+    }
+}
+
+/// Why a portal group cannot be enabled: `target_tpg_register_rtpi` is the only check that answers EINVAL.
+fn port_id_reason(tree: &Tree, path: &str) -> String {
+    let own = path.rsplit_once('/').map_or(path, |(dir, _)| dir);
+    let read =
+        |dir: &str, file: &str| tree.read_opt(format!("{dir}/{file}")).ok().flatten().unwrap_or_default();
+    let id = read(own, "rtpi");
+    for fabric in tree.dirs(TARGET).unwrap_or_default().iter().filter(|name| *name != "core") {
+        for target in tree.dirs(format!("{TARGET}/{fabric}")).unwrap_or_default() {
+            let dir = format!("{TARGET}/{fabric}/{target}");
+            for group in tree.dirs(&dir).unwrap_or_default() {
+                let other = format!("{dir}/{group}");
+                if other != own
+                    && !id.is_empty()
+                    && read(&other, "rtpi") == id
+                    && read(&other, "enable").trim() == "1"
+                {
+                    return format!(
+                        "{target} {group} has the relative port identifier {} too; choose another one",
+                        id.trim()
+                    );
+                }
+            }
+        }
+    }
+    "the kernel wants 0 or 1 here".to_owned()
 }
 
 /// Why `mkdir np/ADDR:PORT` answers EINVAL, as it does to everything (`lio_target_call_addnptotpg`).

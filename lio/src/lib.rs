@@ -40,6 +40,7 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod journal;
 mod name;
 pub mod plan;
 mod spec;
@@ -52,15 +53,24 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::{Error, ErrorKind, Result};
+pub use host::CpuSet;
 pub use host::plan::{Impact, Undo};
 pub use host::{Bytes, Deadline, Host, Iqn, ParseError, Plan, Secret, Wwid};
-pub use name::{BackstoreName, ChapSecret, ChapUser, CompanyId, Lun, ProductId, Tag, UnitSerial, VendorId};
+pub use journal::{Recovered, Recovery};
+pub use name::{
+    AclTag, BackstoreName, ChapSecret, ChapUser, CompanyId, GroupName, Lun, ProductId, Revision, Tag,
+    UnitSerial, VendorId,
+};
 pub use plan::Step;
-pub use spec::{Access, AclSpec, Backing, BackstoreSpec, Chap, DemoMode, Enabled, MappedLunSpec, TargetSpec};
-pub use state::{BackstoreId, BackstoreState, TargetState};
+pub use spec::{
+    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Chap, DemoMode, Enabled, Fabric,
+    FileIo, IscsiSpec, LuGroup, MappedLunSpec, Memory, TargetSpec, Transport, WriteCache,
+};
+pub use state::{BackstoreId, BackstoreState, IscsiState, TargetState};
 pub use wire::session::SessionState;
 
 use host::exec::Module;
+use host::plan::Undone;
 use host::{Lock, Tree};
 use state::{Focus, TARGET};
 
@@ -69,6 +79,9 @@ use state::{Focus, TARGET};
 #[derive(Debug, Clone)]
 pub struct Lio {
     host: Host,
+    fabric: Fabric,
+    removal: Removal,
+    disruption: Disruption,
     lock_timeout: Duration,
     grace_periods: GracePeriods,
 }
@@ -84,6 +97,32 @@ pub enum GracePeriods {
     /// processor. Two more steps, first and last. A process that is killed in between leaves it at 1, which is slow for nobody but
     /// real-time work; a later run takes it for the administrator's choice.
     Expedited,
+}
+
+/// What making a target as specified may do to those who use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Disruption {
+    /// Nothing. A change that would drop sessions is refused while somebody is logged in, and one that the kernel makes only on a disk that
+    /// is not exported is a conflict.
+    #[default]
+    Refused,
+    /// Sessions may be dropped: LUNs and ACLs that are not named any more go, queue depths change.
+    Sessions,
+    /// LUNs may be taken away and brought back too, for what the kernel changes only then: block size, serial, vendor, product, the device.
+    Unexport,
+}
+
+/// Whether what is removed can be brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Removal {
+    /// All that the target and its disks are set to is read before: a step that fails brings everything back.
+    #[default]
+    Reversible,
+    /// No more is read than what is there. Four times faster to plan with many LUNs; what a failed step leaves is incomplete, and removing
+    /// it again goes on from there.
+    Final,
 }
 
 impl Lio {
@@ -103,6 +142,9 @@ impl Lio {
         }
         Ok(Self {
             host: host.clone(),
+            fabric: Fabric::Iscsi,
+            removal: Removal::Reversible,
+            disruption: Disruption::Refused,
             lock_timeout: Duration::from_secs(10),
             grace_periods: GracePeriods::Normal,
         })
@@ -116,10 +158,31 @@ impl Lio {
         Self::on(&Host::live())
     }
 
+    /// The same, for targets of another fabric: what takes a name looks for it there. Specifications say themselves what they are of.
+    #[must_use]
+    pub fn of(mut self, fabric: Fabric) -> Self {
+        self.fabric = fabric;
+        self
+    }
+
     /// Sets how long changes wait for another process that holds the lock (ours in `/run/sankit/lio.lock`, or targetcli's); 10 s by default.
     #[must_use]
     pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
+        self
+    }
+
+    /// Sets what [`ensure`](Self::ensure) may do to those who use the target; nothing by default.
+    #[must_use]
+    pub fn with_disruption(mut self, disruption: Disruption) -> Self {
+        self.disruption = disruption;
+        self
+    }
+
+    /// Sets whether what is removed can be brought back; it can by default.
+    #[must_use]
+    pub fn with_removal(mut self, removal: Removal) -> Self {
+        self.removal = removal;
         self
     }
 
@@ -156,7 +219,9 @@ impl Lio {
     /// # Errors
     /// A file cannot be read.
     pub fn get(&self, iqn: &Iqn) -> Result<Option<TargetState>> {
-        Ok(state::read(self.tree(), Focus::Target(iqn))?.targets.remove(iqn))
+        Ok(state::read(self.tree(), Focus::Target(self.fabric, iqn))?
+            .targets
+            .remove(&(self.fabric, iqn.clone())))
     }
 
     /// Lists who is logged in. Of an initiator with an ACL the kernel shows the newest session only
@@ -182,7 +247,45 @@ impl Lio {
     pub fn plan(&self, spec: &TargetSpec) -> Result<Plan<Step>> {
         // Before anything is read: a wrong specification is wrong on every machine.
         spec.validate()?;
-        self.hurried(plan::diff(&state::read(self.tree(), Focus::Spec(spec))?, spec)?)
+        self.load(spec.fabric)?;
+        let state = state::read(self.tree(), Focus::Spec(spec))?;
+        let plan = match (plan::diff(&state, spec), self.disruption) {
+            (Err(conflict), Disruption::Unexport) if conflict.kind() == ErrorKind::Conflict => {
+                let full = state::read(self.tree(), Focus::Removal(spec.fabric, &spec.iqn))?;
+                plan::diff_unexported(&state, &full, spec)?
+            }
+            (plan, _) => plan?,
+        };
+        self.hurried(plan)
+    }
+
+    /// Plans the way to what all iSCSI targets share; reads only.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_iscsi(&self, spec: &IscsiSpec) -> Result<Plan<Step>> {
+        spec.validate()?;
+        plan::iscsi(&state::read_iscsi(self.tree())?, spec)
+    }
+
+    /// Makes what all iSCSI targets share be as specified: CHAP of discovery, processors. Says whether anything had to be changed.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub fn ensure_iscsi(&self, spec: &IscsiSpec) -> Result<bool> {
+        let _locks = self.lock()?;
+        let plan = self.plan_iscsi(spec)?;
+        let changes = !plan.is_empty();
+        self.carry_out(plan)?;
+        Ok(changes)
+    }
+
+    /// Gets what all iSCSI targets share.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn get_iscsi(&self) -> Result<IscsiState> {
+        state::read_iscsi(self.tree())
     }
 
     /// Plans the removal of a target and of the backstores that only it exports; reads only. Empty if there is none.
@@ -190,7 +293,11 @@ impl Lio {
     /// # Errors
     /// A file cannot be read.
     pub fn plan_removal(&self, iqn: &Iqn) -> Result<Plan<Step>> {
-        self.hurried(plan::removal(&state::read(self.tree(), Focus::Removal(iqn))?, iqn))
+        let focus = match self.removal {
+            Removal::Reversible => Focus::Removal(self.fabric, iqn),
+            Removal::Final => Focus::Final(self.fabric, iqn),
+        };
+        self.hurried(plan::removal(&state::read(self.tree(), focus)?, self.fabric, iqn))
     }
 
     /// Puts the two steps around a plan that make grace periods short, if that was asked for and is not so already.
@@ -230,7 +337,7 @@ impl Lio {
         spec.validate()?;
         let _locks = self.lock()?;
         let state = state::read(self.tree(), Focus::Spec(spec))?;
-        if state.targets.contains_key(&spec.iqn) {
+        if state.target(spec.fabric, &spec.iqn).is_some() {
             return Err(Error::AlreadyExists { iqn: spec.iqn.to_string() });
         }
         self.carry_out(self.hurried(plan::diff(&state, spec)?)?).map(drop)
@@ -247,8 +354,55 @@ impl Lio {
         let _locks = self.lock()?;
         let plan = self.plan(spec)?;
         let changes = !plan.is_empty();
+        self.refuse_disruption(spec, &plan)?;
         self.carry_out(plan)?;
         Ok(changes)
+    }
+
+    /// Refuses what would drop sessions, if there are any and it was not allowed.
+    fn refuse_disruption(&self, spec: &TargetSpec, plan: &Plan<Step>) -> Result<()> {
+        let drops = |step: &&Step| host::plan::Step::impact(*step) >= Impact::DropsSessions;
+        let Some(step) = plan.steps().iter().find(drops).filter(|_| self.disruption == Disruption::Refused)
+        else {
+            return Ok(());
+        };
+        let file = format!(
+            "{}/fabric_statistics/iscsi_instance/sessions",
+            plan::target_path(spec.fabric, &spec.iqn)
+        );
+        let sessions = self.tree().read_opt(file).map_err(Error::unreadable)?.unwrap_or_default();
+        match sessions.trim() {
+            "" | "0" => Ok(()),
+            count => Err(Error::Conflict {
+                object: format!("target {}", spec.iqn),
+                step: step.to_string(),
+                reason: format!(
+                    "it would drop sessions, of which there are {count}; allow it with Disruption::Sessions"
+                ),
+            }),
+        }
+    }
+
+    /// Plans what a process that died in the middle of a change had begun; `None` if none has. A new change replaces what is noted of it:
+    /// [`ensure`](Self::ensure) with the same specification gets to the end too, and needs no [`recover`](Self::recover).
+    ///
+    /// # Errors
+    /// The note cannot be read.
+    pub fn interrupted(&self) -> Result<Option<Plan<Step>>> {
+        journal::left(&self.host)
+    }
+
+    /// Undoes, or does to the end, what a process that died in the middle of a change had begun; `None` if none has. Passwords are not
+    /// noted, and neither way brings them: the result says which are missing.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the note cannot be read. What the kernel refuses is in the result, and the rest is done.
+    pub fn recover(&self, way: Recovery) -> Result<Option<Recovered>> {
+        let _locks = self.lock()?;
+        match journal::left(&self.host)? {
+            Some(plan) => journal::recover(&self.host, plan, way).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Removes a target and the backstores that only it exports; says whether it was there. Sessions are dropped first (`enable=0`), then
@@ -285,7 +439,7 @@ impl Lio {
 
     fn switch(&self, iqn: &Iqn, to: Enabled) -> Result<bool> {
         let _locks = self.lock()?;
-        let dir = plan::iqn_path(iqn);
+        let dir = plan::target_path(self.fabric, iqn);
         if !self.tree().exists(&dir).map_err(Error::unreadable)? {
             return Err(Error::NotFound { iqn: iqn.to_string() });
         }
@@ -306,10 +460,29 @@ impl Lio {
         Ok(changes)
     }
 
+    /// Loads the module of a fabric that the kernel does not load by itself at the first `mkdir` (`target_core_register_fabric`).
+    fn load(&self, fabric: Fabric) -> Result<()> {
+        if fabric != Fabric::Vhost
+            || self.tree().exists(format!("{TARGET}/vhost")).map_err(Error::unreadable)?
+        {
+            return Ok(());
+        }
+        load(&self.host, Module::VHOST_SCSI)
+    }
+
     fn carry_out(&self, plan: Plan<Step>) -> Result<Undo<Step>> {
         let tree = self.tree();
-        host::plan::apply(&self.host, "lio", plan, |step| apply::run(tree, step))
-            .map_err(|failed| Error::Plan { source: Box::new(failed) })
+        let noted = journal::begin(&self.host, &plan)?;
+        let outcome = host::plan::apply(&self.host, "lio", plan, |step| apply::run(tree, step));
+        // What could not be undone stays noted, for a recovery when the cause is gone.
+        let over = match &outcome {
+            Ok(_) => true,
+            Err(failed) => matches!(failed.undone, Undone::All(_) | Undone::Nothing),
+        };
+        if noted && over {
+            journal::end(&self.host)?;
+        }
+        outcome.map_err(|failed| Error::Plan { source: Box::new(failed) })
     }
 
     /// Our lock, and targetcli's, which it takes for each command (`/var/run/targetcli.lock`): neither sees half of the other's work.
@@ -326,20 +499,25 @@ impl Lio {
     }
 }
 
+fn load(host: &Host, module: Module) -> Result<()> {
+    let deadline = Deadline::after(Duration::from_secs(20));
+    match host.exec().load(module, host.tree(), deadline) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::NotLoaded {
+            missing: format!("the kernel module {} is not loaded", module.name),
+            fix: format!(
+                "run \"modprobe {}\" on the machine itself (in a container: on its host)",
+                module.name
+            ),
+            source: Some(Box::new(error)),
+        }),
+    }
+}
+
 /// Loads what is missing, and says what still is.
 fn bring_up(host: &Host) -> Result<()> {
-    let deadline = Deadline::after(Duration::from_secs(20));
     for module in [Module::TARGET_CORE, Module::ISCSI_TARGET] {
-        if let Err(error) = host.exec().load(module, host.tree(), deadline) {
-            return Err(Error::NotLoaded {
-                missing: format!("the kernel module {} is not loaded", module.name),
-                fix: format!(
-                    "run \"modprobe {}\" on the machine itself (in a container: on its host)",
-                    module.name
-                ),
-                source: Some(Box::new(error)),
-            });
-        }
+        load(host, module)?;
     }
     let there = || host.tree().exists(TARGET).map_err(Error::unreadable);
     if !there()? && host.run_dir().is_some() {

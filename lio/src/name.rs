@@ -233,9 +233,14 @@ impl UnitSerial {
     /// characters skipped, filled up with zeros (`spc_gen_naa_6h_vendor_specific`, `target_core_spc.c`).
     #[must_use]
     pub fn naa(&self, company: CompanyId) -> String {
+        format!("6{:06x}{}", company.0, self.digits())
+    }
+
+    /// The part of the NAA identifier that comes from the serial: two disks of the same company with the same are one to initiators.
+    pub(crate) fn digits(&self) -> String {
         let digits: String =
             self.0.chars().filter(char::is_ascii_hexdigit).take(25).map(|c| c.to_ascii_lowercase()).collect();
-        format!("6{:06x}{digits:0<25}", company.0)
+        format!("{digits:0<25}")
     }
 
     /// The identifier that multipath and `scsi_id` show for the disk, with LIO's own company: `3` and the NAA.
@@ -295,6 +300,57 @@ inquiry_type!(
     16,
     "product id",
     "The product of the INQUIRY data (`wwn/product_id`): 1 to 16 printable characters. VMware looks at the first 8."
+);
+
+inquiry_type!(
+    Revision,
+    4,
+    "revision",
+    "The revision of the INQUIRY data (`wwn/revision`): 1 to 4 printable characters."
+);
+
+/// A name of LIO's own: letters, digits and `-_.:+@`.
+macro_rules! word_type {
+    ($name:ident, $max:literal, $what:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl FromStr for $name {
+            type Err = ParseError;
+
+            fn from_str(text: &str) -> Result<Self, ParseError> {
+                // NULL is how LIO says "none".
+                let ok = (1..=$max).contains(&text.len())
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:+@".contains(&b))
+                    && !matches!(text, "." | "..")
+                    && !text.starts_with("NULL");
+                match ok {
+                    true => Ok(Self(text.to_owned())),
+                    false => Err(ParseError::new(
+                        $what,
+                        text,
+                        concat!("1 to ", $max, " letters, digits and -_.:+@, not beginning with NULL"),
+                    )),
+                }
+            }
+        }
+
+        text_type!($name);
+    };
+}
+
+word_type!(
+    GroupName,
+    127,
+    "group name",
+    "The name of an asymmetric access group or of a group of backstores: 1 to 127 of letters, digits and `-_.:+@`."
+);
+word_type!(
+    AclTag,
+    63,
+    "tag of an ACL",
+    "The label of an ACL (`tag`): 1 to 63 of letters, digits and `-_.:+@`."
 );
 
 /// A CHAP user name: 1 to 255 bytes, no line break, not beginning with `NULL`, by which LIO means "unset".

@@ -20,12 +20,17 @@ use lio::{AclSpec, BackstoreSpec, Deadline, ErrorKind, Host, Lio, Secret, Target
 static MEMORY: Mutex<Option<Memory>> = Mutex::new(None);
 
 fn memory() -> Memory {
-    let memory = lio::fake::configfs();
+    memory_of(lio::fake::Kernel::V6_1)
+}
+
+fn memory_of(kernel: lio::fake::Kernel) -> Memory {
+    let memory = lio::fake::configfs_of(kernel);
     memory.edit(|nodes| {
         ["/dev/vdb", "/dev/vdc"].iter().for_each(|disk| nodes.put(disk, ""));
         ["/var/target/pr", "/var/target/alua"].iter().for_each(|dir| nodes.put_dir(dir));
     });
     memory.tree().make_dir("/sys/kernel/config/target/iscsi").expect("the fabric");
+    memory.tree().make_dir("/sys/kernel/config/target/vhost").expect("the fabric");
     memory
 }
 
@@ -35,6 +40,15 @@ fn bench(memory: &Memory) -> Bench {
         disks: vec!["/dev/vdb".into(), "/dev/vdc".into()],
         points: usize::MAX,
         take_port,
+        has_module: |_, _| true,
+        log_in: |_, target, initiator| {
+            let memory = MEMORY.lock().expect("no panic").clone();
+            lio::fake::log_in(&memory.expect("set"), target, initiator);
+            true
+        },
+        run_dir: tempfile::tempdir().expect("a directory"),
+        scsi: Some([0, 0, 1, 0]),
+        real: false,
     }
 }
 
@@ -50,9 +64,12 @@ fn take_port(_: &Bench, port: u16) -> Option<TcpListener> {
 
 #[test]
 fn the_fake_conforms() {
-    for (name, case) in conformance::CASES {
-        eprintln!("{name}");
-        let memory = memory();
+    let kernels = [lio::fake::Kernel::V6_1, lio::fake::Kernel::V6_12];
+    for (kernel, (name, case)) in
+        kernels.into_iter().flat_map(|k| conformance::CASES.iter().map(move |c| (k, c)))
+    {
+        eprintln!("{name} {kernel:?}");
+        let memory = memory_of(kernel);
         *MEMORY.lock().expect("no panic") = Some(memory.clone());
         case(&bench(&memory)).unwrap_or_else(|error| panic!("{name}: {}", conformance::chain(&*error)));
     }

@@ -5,7 +5,8 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    clippy::panic
+    clippy::panic,
+    clippy::disallowed_types
 )]
 
 mod conformance;
@@ -31,7 +32,22 @@ fn bench() -> Bench {
     };
     let disks: Vec<_> = ["t0", "t1", "t2", "t3"].iter().filter_map(|serial| found(serial)).collect();
     let disks = if disks.len() >= 2 { disks } else { vec!["/dev/vda".into(), "/dev/vdb".into()] };
-    Bench { host: Host::live(), disks, points: 10, take_port }
+    let has_module = |bench: &Bench, name: &str| {
+        let loaded = format!("/sys/module/{name}");
+        std::process::Command::new("/sbin/modprobe").arg(name).output().ok();
+        bench.host.tree().exists(loaded).unwrap_or(false)
+    };
+    Bench {
+        host: Host::live(),
+        disks,
+        points: 10,
+        take_port,
+        has_module,
+        log_in: |_, _, _| false,
+        run_dir: tempfile::tempdir().expect("a directory"),
+        scsi: None,
+        real: true,
+    }
 }
 
 /// One LUN, two portals, one ACL: what a takeover makes.

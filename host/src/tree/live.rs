@@ -40,8 +40,13 @@ impl Files for Live {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // Not fs::read: it asks for the size first, which kernel files do not have. One page holds nearly all of them.
         let mut file = File::open(self.real(path))?;
-        let mut data = Vec::with_capacity(4096);
-        file.read_to_end(&mut data)?;
+        let mut data = vec![0; 4096];
+        let length = file.read(&mut data)?;
+        data.truncate(length);
+        // sysfs and configfs give a value in one piece: less than a page is all of it. procfs may give less and have more.
+        if length == 4096 || (length > 0 && !path.starts_with("/sys")) {
+            file.read_to_end(&mut data)?;
+        }
         Ok(data)
     }
 

@@ -4,24 +4,32 @@ use std::collections::BTreeSet;
 
 use host::{Iqn, Plan};
 
-use super::make::{refill_acl, refill_backstore, refill_group, same};
-use super::{Link, Step, iqn_path, note};
+use super::group::same;
+use super::{Link, Step, note, refill, target_path};
 use crate::name::Lun;
-use crate::spec::TargetSpec;
-use crate::state::{AclState, BackstoreState, GroupState, MappedLunState, State, TARGET};
+use crate::spec::{Fabric, TargetSpec};
+use crate::state::{AclState, BackstoreId, BackstoreState, GroupState, MappedLunState, State, TARGET};
 
 /// Computes the steps that remove a target with all it has, and the backstores that nobody else exports. The state must have been read
 /// with [`Focus::Removal`](crate::state::Focus::Removal). Pure: reads and writes nothing. Empty if there is no such target.
 ///
-/// Backstores of plugins that this crate does not make (fileio, pscsi, user) are left, since they could not be brought back. Adapters
-/// without a backstore, which only a process that broke off leaves, are removed too.
+/// Backstores that could not be brought back are left: those of plugins this crate does not know. Adapters without a backstore, which only
+/// a process that broke off leaves, are removed too.
 #[must_use]
-pub fn removal(state: &State, iqn: &Iqn) -> Plan<Step> {
+pub fn removal(state: &State, fabric: Fabric, iqn: &Iqn) -> Plan<Step> {
     let mut steps = Vec::new();
-    let target = state.targets.get(iqn);
+    let target = state.target(fabric, iqn);
+    let dir = target_path(fabric, iqn);
+    let ours = format!("{dir}/");
+    let goes = |backstore: &BackstoreState| {
+        let linked = target.is_some_and(|target| target.backstores.contains_key(&backstore.id));
+        let noted = backstore.alias.as_deref() == Some(&note(iqn));
+        (linked || noted) && backstore.users.iter().all(|user| user.starts_with(&ours))
+    };
+    let mut gone = BTreeSet::new();
     if let Some(target) = target {
-        let path = |group: &GroupState| format!("{}/{}", iqn_path(iqn), group.dir);
-        for group in target.groups.iter().filter(|group| group.enabled) {
+        let path = |group: &GroupState| format!("{dir}/{}", group.dir);
+        for group in target.groups.iter().filter(|group| group.enabled && fabric == Fabric::Iscsi) {
             steps.push(Step::write(format!("{}/enable", path(group)), "0", Some("1".to_owned())));
         }
         for group in &target.groups {
@@ -30,37 +38,50 @@ pub fn removal(state: &State, iqn: &Iqn) -> Plan<Step> {
             remove_mapped(&path, &acls, |_, _, _| true, &mut steps);
             for (name, acl) in &acls {
                 let dir = format!("{path}/acls/{name}");
-                steps.push(Step::remove(&dir, refill_acl(&dir, acl)));
+                steps.push(Step::remove(&dir, refill::acl(&dir, acl)));
             }
-            remove_luns(&path, group, &group.luns.keys().copied().collect(), &mut steps);
-            steps.extend(
-                group
-                    .portals
-                    .iter()
-                    .map(|portal| Step::remove(format!("{path}/np/{}", portal.name), Vec::new())),
-            );
-            steps.push(Step::remove(&path, refill_group(&path, group)));
+            let luns = group.luns.keys().copied().collect();
+            remove_luns(state, &path, group, &luns, goes, &mut gone, &mut steps);
+            for portal in &group.portals {
+                let dir = format!("{path}/np/{}", portal.name);
+                let restore =
+                    portal.transport.file().map(|file| Step::write(format!("{dir}/{file}"), "1", None));
+                steps.push(Step::remove(dir, restore.into_iter().collect()));
+            }
+            steps.push(Step::remove(&path, refill::group(&path, group)));
         }
-        steps.push(Step::remove(iqn_path(iqn), Vec::new()));
+        steps.push(Step::remove(&dir, Vec::new()));
     }
-    let ours = format!("{}/", iqn_path(iqn));
     for backstore in state.backstores.values() {
-        let linked = target.is_some_and(|target| target.backstores.contains_key(&backstore.id));
-        let noted = backstore.alias.as_deref() == Some(&note(iqn));
-        if (linked || noted) && backstore.users.iter().all(|user| user.starts_with(&ours)) {
-            remove_backstore(state, backstore, &mut steps);
+        if !gone.contains(&backstore.id) && goes(backstore) {
+            steps.extend(remove_backstore(state, backstore));
+            gone.insert(backstore.id.clone());
         }
     }
+    remove_lu_groups(state, &gone, &mut steps);
     let empty = state.adapters.iter().filter(|(name, backstores)| {
-        backstores.is_empty() && (name.starts_with("iblock_") || name.starts_with("rd_mcp_"))
+        let plugin = name.rsplit_once('_').map_or(name.as_str(), |(plugin, _)| plugin);
+        backstores.is_empty() && ["iblock", "fileio", "rd_mcp", "pscsi", "user"].contains(&plugin)
     });
     steps.extend(empty.map(|(name, _)| Step::remove(format!("{TARGET}/core/{name}"), Vec::new())));
     Plan::new(steps)
 }
 
+/// Removes the groups of backstores whose members all go.
+fn remove_lu_groups(state: &State, gone: &BTreeSet<BackstoreId>, steps: &mut Vec<Step>) {
+    let all_go = |members: &BTreeSet<BackstoreId>| !members.is_empty() && members.is_subset(gone);
+    let empty = state.lu_groups.iter().filter(|(_, group)| group.members.as_ref().is_some_and(all_go));
+    for (name, group) in empty {
+        let dir = format!("{TARGET}/core/alua/lu_gps/{name}");
+        let restore = group.id.map(|id| Step::write(format!("{dir}/lu_gp_id"), id.to_string(), None));
+        // Brought back before the backstores that are in it, hence removed after them.
+        steps.push(Step::remove(&dir, restore.into_iter().collect()));
+    }
+}
+
 /// Removes what a portal group has and its specification does not name.
 pub(super) fn extras(state: &State, spec: &TargetSpec, group: &GroupState) -> Vec<Step> {
-    let path = format!("{}/{}", iqn_path(&spec.iqn), group.dir);
+    let path = format!("{}/{}", target_path(spec.fabric, &spec.iqn), group.dir);
     let mut steps = Vec::new();
     let luns: BTreeSet<Lun> = group.luns.keys().filter(|lun| !spec.luns.contains_key(lun)).copied().collect();
     let acls: Vec<_> = group.acls.iter().collect();
@@ -71,22 +92,31 @@ pub(super) fn extras(state: &State, spec: &TargetSpec, group: &GroupState) -> Ve
     remove_mapped(&path, &acls, unwanted, &mut steps);
     for (name, acl) in acls.iter().filter(|(name, _)| !spec.acls.contains_key(*name)) {
         let dir = format!("{path}/acls/{name}");
-        steps.push(Step::remove(&dir, refill_acl(&dir, acl)));
+        steps.push(Step::remove(&dir, refill::acl(&dir, acl)));
     }
-    remove_luns(&path, group, &luns, &mut steps);
+    let ours = format!("{path}/lun/");
+    let named: BTreeSet<&str> = spec.luns.values().map(|disk| disk.name.as_str()).collect();
+    let goes = |b: &BackstoreState| {
+        // All its LUNs are among those that go: a backstore may have two numbers in one group.
+        let unwanted = |user: &String| {
+            let lun = user.strip_prefix(&ours).and_then(|name| crate::wire::numbered(name, "lun_"));
+            lun.and_then(|lun| Lun::try_from(lun).ok()).is_some_and(|lun| luns.contains(&lun))
+        };
+        !named.contains(b.id.name.as_str()) && b.users.iter().all(unwanted)
+    };
+    let mut gone = BTreeSet::new();
+    remove_luns(state, &path, group, &luns, goes, &mut gone, &mut steps);
     let wanted = |portal: &crate::state::PortalState| {
         portal.address.is_some_and(|address| spec.portals.iter().any(|wanted| same(wanted, &address)))
     };
     let portals = group.portals.iter().filter(|portal| !wanted(portal));
     steps.extend(portals.map(|portal| Step::remove(format!("{path}/np/{}", portal.name), Vec::new())));
-    let ours = format!("{}/lun/", path);
-    for lun in luns {
-        let id = group.luns.get(&lun).and_then(|lun| lun.backstore.as_ref());
-        let backstore = id.and_then(|id| state.backstores.get(id));
-        let named = |b: &BackstoreState| spec.luns.values().any(|disk| disk.name.as_str() == b.id.name);
-        let only_here = |b: &BackstoreState| b.users.iter().all(|user| user.starts_with(&ours));
-        if let Some(backstore) = backstore.filter(|b| !named(b) && only_here(b)) {
-            remove_backstore(state, backstore, &mut steps);
+    for lun in &luns {
+        let id = group.luns.get(lun).and_then(|lun| lun.backstore.as_ref());
+        let backstore = id.filter(|id| !gone.contains(*id)).and_then(|id| state.backstores.get(id));
+        if let Some(backstore) = backstore.filter(|b| goes(b)) {
+            steps.extend(remove_backstore(state, backstore));
+            gone.insert(backstore.id.clone());
         }
     }
     steps
@@ -104,53 +134,90 @@ fn remove_mapped(
     which: impl Fn(&Iqn, Lun, &MappedLunState) -> bool,
     steps: &mut Vec<Step>,
 ) {
-    let (mut links, mut restore, mut dirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut links, mut dirs) = (Vec::new(), Vec::new());
     for (name, acl) in acls {
         for (seen, mapped) in acl.luns.iter().filter(|(seen, mapped)| which(name, **seen, mapped)) {
             let dir = format!("{path}/acls/{name}/lun_{seen}");
             if let (Some(link), Some(lun)) = (&mapped.link, mapped.target_lun) {
-                links.push(Link::new(format!("{path}/lun/lun_{lun}"), format!("{dir}/{link}")));
-                if mapped.write_protected {
-                    restore.push(Step::write(format!("{dir}/write_protect"), "1", None));
-                }
+                let link = Link::new(format!("{path}/lun/lun_{lun}"), format!("{dir}/{link}"));
+                let protect = || Step::write(format!("{dir}/write_protect"), "1", None);
+                let restore = mapped.write_protected.then(protect).into_iter().collect();
+                links.push(vec![Step::Unlink { link, restore }]);
             }
             dirs.push(Step::remove(dir, Vec::new()));
         }
     }
-    if !links.is_empty() {
-        steps.push(Step::Unlink { links, restore });
-    }
+    steps.extend(Step::together(links));
     steps.extend(dirs);
 }
 
-/// Removes LUNs: all links at once, then the directories. An unlink waits for the commands in flight (`transport_clear_lun_ref`), and no
-/// directory may be removed before: that would wait holding the lock that all of LIO's directories need.
-fn remove_luns(path: &str, group: &GroupState, luns: &BTreeSet<Lun>, steps: &mut Vec<Step>) {
-    let (mut links, mut dirs) = (Vec::new(), Vec::new());
+/// Takes LUNs of a portal group away with all that initiators see of them, and some of their backstores.
+pub(super) fn unexport(
+    state: &State,
+    path: &str,
+    group: &GroupState,
+    luns: &BTreeSet<Lun>,
+    backstores: &BTreeSet<BackstoreId>,
+    steps: &mut Vec<Step>,
+) {
+    let acls: Vec<_> = group.acls.iter().collect();
+    let shown = |mapped: &MappedLunState| mapped.target_lun.is_some_and(|lun| luns.contains(&lun));
+    remove_mapped(path, &acls, |_, _, mapped| shown(mapped), steps);
+    let mut gone = BTreeSet::new();
+    remove_luns(state, path, group, luns, |b| backstores.contains(&b.id), &mut gone, steps);
+    for backstore in backstores.difference(&gone).filter_map(|id| state.backstores.get(id)) {
+        steps.extend(remove_backstore(state, backstore));
+    }
+}
+
+/// Removes LUNs, side by side, each with the backstore that only it exports.
+///
+/// An unlink waits for the commands in flight (`transport_clear_lun_ref`) and then for a grace period under the group's lock, the removal of
+/// a backstore for one under the lock that all directories share: done one after the other that is two for each LUN, side by side it is one.
+/// What is behind an unlink in its lane is removed only when that has come back: a directory that would have to wait for commands would do so
+/// holding the lock that all of LIO's directories need.
+fn remove_luns(
+    state: &State,
+    path: &str,
+    group: &GroupState,
+    luns: &BTreeSet<Lun>,
+    goes: impl Fn(&BackstoreState) -> bool,
+    gone: &mut BTreeSet<BackstoreId>,
+    steps: &mut Vec<Step>,
+) {
+    let mut lanes = Vec::new();
     for (lun, is) in group.luns.iter().filter(|(lun, _)| luns.contains(lun)) {
         let dir = format!("{path}/lun/lun_{lun}");
+        let mut lane = Vec::new();
         if let (Some(link), Some(backstore)) = (&is.link, &is.backstore) {
-            links.push(Link::new(backstore.path(), format!("{dir}/{link}")));
+            let link = Link::new(backstore.path(), format!("{dir}/{link}"));
+            let grouped = is.alua_group.as_deref().filter(|name| *name != "default_tg_pt_gp");
+            let restore = grouped.map(|name| Step::write(format!("{dir}/alua_tg_pt_gp"), name, None));
+            lane.push(Step::Unlink { link, restore: restore.into_iter().collect() });
         }
-        dirs.push(Step::remove(dir, Vec::new()));
+        lane.push(Step::remove(&dir, Vec::new()));
+        let backstore = is.backstore.as_ref().and_then(|id| state.backstores.get(id));
+        if let Some(backstore) = backstore.filter(|b| b.users.len() == 1 && goes(b)) {
+            lane.extend(remove_backstore(state, backstore));
+            gone.insert(backstore.id.clone());
+        }
+        lanes.push(lane);
     }
-    if !links.is_empty() {
-        steps.push(Step::Unlink { links, restore: Vec::new() });
-    }
-    steps.extend(dirs);
+    steps.extend(Step::together(lanes));
 }
 
-fn remove_backstore(state: &State, backstore: &BackstoreState, steps: &mut Vec<Step>) {
-    let Some(refill) = refill_backstore(backstore) else { return };
+fn remove_backstore(state: &State, backstore: &BackstoreState) -> Vec<Step> {
+    let Some(mut restore) = refill::backstore(backstore) else { return Vec::new() };
     let path = backstore.id.path();
-    for (group, id) in &backstore.alua_groups {
-        let dir = format!("{path}/alua/{group}");
-        let restore = (!id.is_empty()).then(|| Step::write(format!("{dir}/tg_pt_gp_id"), id, None));
-        steps.push(Step::remove(dir, restore.into_iter().collect()));
-    }
-    steps.push(Step::remove(&path, refill));
+    let groups = refill::alua(&path, backstore);
+    let mut steps: Vec<_> = groups.into_iter().map(|(dir, restore)| Step::remove(dir, restore)).collect();
+    restore.extend(
+        backstore.lu_group.as_ref().map(|name| Step::write(format!("{path}/alua_lu_gp"), name, None)),
+    );
+    steps.push(Step::remove(&path, restore));
     let alone = state.adapters.get(&backstore.id.adapter).is_some_and(|names| names.len() == 1);
     if alone {
         steps.push(Step::remove(format!("{TARGET}/core/{}", backstore.id.adapter), Vec::new()));
     }
+    steps
 }

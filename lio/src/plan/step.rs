@@ -69,17 +69,23 @@ pub enum Step {
         #[cfg_attr(feature = "serde", serde(skip))]
         before: Option<ChapSecret>,
     },
-    /// Makes links, all at once: each costs the kernel a grace period of 10 to 30 ms, which they then share.
+    /// Makes a link.
     Link {
         /// Which.
-        links: Vec<Link>,
+        link: Link,
     },
-    /// Removes links, all at once.
+    /// Removes a link.
     Unlink {
         /// Which.
-        links: Vec<Link>,
-        /// The steps after making them anew.
+        link: Link,
+        /// The steps after making it anew.
         restore: Vec<Self>,
+    },
+    /// Does several things at the same time, the steps of each lane in their order: what costs the kernel a grace period of 10 to 30 ms
+    /// then shares it. As a whole or not at all.
+    Together {
+        /// What is done beside each other.
+        lanes: Vec<Vec<Self>>,
     },
 }
 
@@ -96,7 +102,17 @@ impl Step {
         Self::Write { path: path.into(), value: value.into(), before }
     }
 
-    /// The file or directory that is changed; the first one of several links.
+    /// One step for several lanes; none for none, and the steps themselves where there is nothing to do beside them.
+    pub(crate) fn together(lanes: impl IntoIterator<Item = Vec<Self>>) -> Vec<Self> {
+        let mut lanes: Vec<_> = lanes.into_iter().filter(|lane| !lane.is_empty()).collect();
+        match lanes.len() {
+            0 => Vec::new(),
+            1 => lanes.remove(0),
+            _ => vec![Self::Together { lanes }],
+        }
+    }
+
+    /// The file or directory that is changed; the first one of several.
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
@@ -105,7 +121,8 @@ impl Step {
             | Self::Write { path, .. }
             | Self::WriteSecret { path, .. }
             | Self::ClearSecret { path, .. } => path,
-            Self::Link { links } | Self::Unlink { links, .. } => links.first().map_or("", |link| &link.path),
+            Self::Link { link } | Self::Unlink { link, .. } => &link.path,
+            Self::Together { lanes } => lanes.iter().flatten().next().map_or("", Self::path),
         }
     }
 }
@@ -137,15 +154,21 @@ impl host::plan::Step for Step {
                 });
                 back.into_iter().collect()
             }
-            Self::Link { links } => vec![Self::Unlink { links: links.clone(), restore: Vec::new() }],
-            Self::Unlink { links, restore } => {
-                std::iter::once(Self::Link { links: links.clone() }).chain(restore.iter().cloned()).collect()
+            Self::Link { link } => vec![Self::Unlink { link: link.clone(), restore: Vec::new() }],
+            Self::Unlink { link, restore } => {
+                std::iter::once(Self::Link { link: link.clone() }).chain(restore.iter().cloned()).collect()
             }
+            Self::Together { lanes } => Self::together(
+                lanes.iter().map(|lane| lane.iter().rev().flat_map(host::plan::Step::undo).collect()),
+            ),
         }
     }
 
     fn impact(&self) -> Impact {
         match self {
+            Self::Together { lanes } => {
+                lanes.iter().flatten().map(Self::impact).max().unwrap_or(Impact::Online)
+            }
             Self::RemoveDir { path, .. } if path.contains("/core/rd_mcp_") => Impact::DestroysData,
             Self::RemoveDir { path, .. } if path.contains("/acls/") => Impact::DropsSessions,
             Self::Unlink { .. } => Impact::DropsSessions,
@@ -175,34 +198,36 @@ impl fmt::Display for Quoted<'_> {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = |f: &mut fmt::Formatter<'_>, links: &[Link], line: &dyn Fn(&Link) -> String| match links {
-            [link] => f.write_str(&line(link)),
-            _ => {
-                links.iter().try_for_each(|link| write!(f, "{} & ", line(link)))?;
-                f.write_str("wait")
-            }
-        };
         match self {
             Self::MakeDir { path } => write!(f, "mkdir {}", Quoted(path)),
             Self::RemoveDir { path, .. } => write!(f, "rmdir {}", Quoted(path)),
             Self::Write { path, value, .. } => write!(f, "echo -n '{value}' > {}", Quoted(path)),
             Self::WriteSecret { path, .. } => write!(f, "echo -n '***' > {}", Quoted(path)),
             Self::ClearSecret { path, .. } => write!(f, "echo -n NULL > {}", Quoted(path)),
-            Self::Link { links } => {
-                all(f, links, &|link| format!("ln -s {} {}", Quoted(&link.target), Quoted(&link.path)))
+            Self::Link { link } => write!(f, "ln -s {} {}", Quoted(&link.target), Quoted(&link.path)),
+            Self::Unlink { link, .. } => write!(f, "unlink {}", Quoted(&link.path)),
+            Self::Together { lanes } => {
+                for lane in lanes {
+                    let (open, close) = if lane.len() > 1 { ("(", ")") } else { ("", "") };
+                    f.write_str(open)?;
+                    for (number, step) in lane.iter().enumerate() {
+                        write!(f, "{}{step}", if number > 0 { " && " } else { "" })?;
+                    }
+                    write!(f, "{close} & ")?;
+                }
+                f.write_str("wait")
             }
-            Self::Unlink { links, .. } => all(f, links, &|link| format!("unlink {}", Quoted(&link.path))),
         }
     }
 }
 
-/// How many kernel files a list of steps changes; a batch of links counts each.
+/// How many kernel files a list of steps changes; one that does several things together counts each.
 #[must_use]
 pub fn changes(steps: &[Step]) -> usize {
     steps
         .iter()
         .map(|step| match step {
-            Step::Link { links } | Step::Unlink { links, .. } => links.len(),
+            Step::Together { lanes } => lanes.iter().map(|lane| changes(lane)).sum(),
             _ => 1,
         })
         .sum()

@@ -2,15 +2,17 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
-use host::{Iqn, Secret};
+use host::{CpuSet, Iqn, Secret, Wwid};
 
-use crate::name::{Lun, Tag};
+use crate::name::{CompanyId, Lun, Tag, UnitSerial};
+use crate::spec::{Access, AluaState, Backing, Fabric, Transport};
 use crate::wire::session::SessionState;
 
+pub(crate) use read::read_iscsi;
 pub use read::{Focus, read};
 
 /// Where LIO is.
@@ -52,28 +54,64 @@ pub struct BackstoreState {
     pub id: BackstoreId,
     /// Whether it is configured (`enable`): before that it is an empty shell.
     pub enabled: bool,
-    /// The device or file it was made from (`udev_path`, which is only a note, or else what `info` says).
-    pub device: Option<PathBuf>,
-    /// Whether it was opened read-only.
-    pub read_only: bool,
-    /// The size in pages of 4 KiB, for a ramdisk.
-    pub pages: Option<u64>,
+    /// What the data are on, as far as `info` and `attrib` say it; `None` for a shell and for plugins this crate does not know.
+    pub backing: Option<Backing>,
+    /// Whether the device was opened for writing.
+    pub access: Access,
     /// The unit serial number.
     pub serial: Option<String>,
     /// The vendor of the INQUIRY data, where it was read.
     pub vendor: Option<String>,
     /// The product of the INQUIRY data, where it was read.
     pub product: Option<String>,
+    /// The revision of the INQUIRY data, where it was read.
+    pub revision: Option<String>,
     /// The company of the NAA identifier as the kernel prints it, where it was read.
     pub company: Option<u32>,
     /// The values of `attrib/` that were read.
     pub attributes: BTreeMap<String, String>,
     /// The note in `alias`; this crate writes there for which target it made the backstore.
     pub alias: Option<String>,
-    /// ALUA groups besides the default one, and their ids.
-    pub alua_groups: BTreeMap<String, String>,
+    /// Asymmetric access groups, where they were read; the kernel's own (`default_tg_pt_gp`) only if it differs from how it was made.
+    pub alua: BTreeMap<String, AluaGroupState>,
+    /// The group of backstores it is in, if it is not the kernel's own.
+    pub lu_group: Option<String>,
     /// The LUN directories that export it, of any fabric.
     pub users: Vec<String>,
+}
+
+impl BackstoreState {
+    /// The device or file it is on.
+    #[must_use]
+    pub fn device(&self) -> Option<&Path> {
+        self.backing.as_ref()?.path()
+    }
+
+    /// The identifier that multipath shows for the disk; `None` without a serial.
+    #[must_use]
+    pub fn wwid(&self) -> Option<Wwid> {
+        let serial: UnitSerial = self.serial.as_ref()?.parse().ok()?;
+        Some(serial.wwid_of(self.company.and_then(|id| CompanyId::try_from(id).ok()).unwrap_or_default()))
+    }
+}
+
+/// An asymmetric access group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct AluaGroupState {
+    /// Its number; `None` before it has one.
+    pub id: Option<u16>,
+    /// Its files that were read, words turned into the numbers that are written.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl AluaGroupState {
+    /// What initiators may do on its paths.
+    #[must_use]
+    pub fn state(&self) -> Option<AluaState> {
+        self.attributes.get("alua_access_state")?.parse().ok().map(AluaState::of)
+    }
 }
 
 /// A LUN of a portal group.
@@ -85,6 +123,8 @@ pub struct LunState {
     pub link: Option<String>,
     /// The backstore it exports.
     pub backstore: Option<BackstoreId>,
+    /// The access group it is in, where that was read.
+    pub alua_group: Option<String>,
 }
 
 /// A portal.
@@ -96,6 +136,8 @@ pub struct PortalState {
     pub name: String,
     /// The address, where the name is one.
     pub address: Option<SocketAddr>,
+    /// What carries its bytes.
+    pub transport: Transport,
 }
 
 /// A LUN as an initiator sees it.
@@ -140,12 +182,14 @@ impl Clone for AuthState {
 }
 
 /// An initiator that may log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct AclState {
     /// CHAP.
     pub auth: AuthState,
+    /// Its label, where that was read.
+    pub tag: Option<String>,
     /// The number of commands it may have in flight.
     pub queue_depth: Option<u16>,
     /// The values of `attrib/` that were read.
@@ -157,7 +201,7 @@ pub struct AclState {
 }
 
 /// A target portal group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct GroupState {
@@ -177,6 +221,12 @@ pub struct GroupState {
     pub luns: BTreeMap<Lun, LunState>,
     /// Who may log in.
     pub acls: BTreeMap<Iqn, AclState>,
+    /// The relative target port identifier, where the kernel shows it (6.4 and newer).
+    pub port_id: Option<u16>,
+    /// The one initiator of a loopback or vhost target.
+    pub nexus: Option<Iqn>,
+    /// CHAP of initiators without an ACL, where it was read.
+    pub auth: AuthState,
     /// Initiators that are logged in without an ACL, one entry a session.
     pub dynamic_sessions: Vec<Iqn>,
 }
@@ -188,11 +238,13 @@ impl GroupState {
     }
 }
 
-/// An iSCSI target.
+/// A target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct TargetState {
+    /// Over what it is reached.
+    pub fabric: Fabric,
     /// Its name.
     pub iqn: Iqn,
     /// Its portal groups, by tag.
@@ -224,12 +276,23 @@ impl TargetState {
     }
 }
 
+/// A group of backstores that change their access state together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct LuGroupState {
+    /// Its number; `None` before it has one.
+    pub id: Option<u16>,
+    /// Who is in it; `None` where the kernel's page is too short for the list.
+    pub members: Option<BTreeSet<BackstoreId>>,
+}
+
 /// All that one pass saw: the input of [`diff`](crate::plan::diff).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// Whether `target/iscsi` is there.
-    pub fabric: bool,
+    /// The fabrics that are there.
+    pub fabrics: BTreeSet<Fabric>,
     /// Where the kernel keeps persistent reservations; `None` where it was not looked at.
     pub dbroot: Option<String>,
     /// Directories of it that are not there, outermost first.
@@ -238,6 +301,29 @@ pub struct State {
     pub adapters: BTreeMap<String, Vec<String>>,
     /// The backstores that were looked at.
     pub backstores: BTreeMap<BackstoreId, BackstoreState>,
+    /// The groups of backstores, where they were looked at.
+    pub lu_groups: BTreeMap<String, LuGroupState>,
     /// The targets that were looked at.
-    pub targets: BTreeMap<Iqn, TargetState>,
+    pub targets: BTreeMap<(Fabric, Iqn), TargetState>,
+}
+
+impl State {
+    /// The target of this name.
+    #[must_use]
+    pub fn target(&self, fabric: Fabric, name: &Iqn) -> Option<&TargetState> {
+        self.targets.get(&(fabric, name.clone()))
+    }
+}
+
+/// What all iSCSI targets share.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct IscsiState {
+    /// CHAP of discovery.
+    pub discovery: AuthState,
+    /// Whether discovery without a password is refused (`enforce_discovery_auth`).
+    pub enforced: bool,
+    /// The processors that connections are served on, where the kernel says.
+    pub cpus: Option<CpuSet>,
 }

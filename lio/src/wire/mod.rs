@@ -1,6 +1,7 @@
 //! Texts of the kernel, without I/O: what configfs files say and what portal directories are called.
 
-pub mod defaults;
+pub mod alua;
+pub mod attributes;
 pub mod info;
 pub mod session;
 

@@ -179,7 +179,7 @@ fn we_read_theirs(bench: &Bench) -> Outcome {
     assert_eq!(seen.portal_addresses().collect::<Vec<_>>(), ["127.0.0.1:13320".parse().unwrap()]);
     assert_eq!(seen.acls[&iqn("host1")].auth.user.as_deref(), Some("them"));
     let backstore = state.backstore(Tag(1), Lun::from(0)).expect("its disk");
-    assert_eq!(backstore.device.as_deref(), Some(bench.disks[0].as_path()));
+    assert_eq!(backstore.device(), Some(bench.disks[0].as_path()));
     assert!(lio.remove(&name)?);
     bench.same(&before, "removed");
     Ok(())

@@ -2,7 +2,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod lio;
 mod luks;
+mod netcfg;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -55,7 +57,9 @@ pub(crate) struct Goal {
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
+    Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
+    Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
 ];
 
 fn main() -> ExitCode {
@@ -71,7 +75,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(what) = &cli.guest {
-        return drbd::guest::run(what, cli.runs).map(|()| true);
+        let part = match what.split_once('-') {
+            Some(("netcfg", _)) => netcfg::guest::run,
+            Some(("lio", _)) => lio::guest::run,
+            _ => drbd::guest::run,
+        };
+        return part(what, cli.runs).map(|()| true);
     }
     let own = std::env::current_exe()?;
     let beside = own.parent().context("this program is in no directory")?;
