@@ -56,9 +56,10 @@ fn shown(state: &ResourceState) -> Vec<String> {
         };
         let peer_role = connection.map_or(Role::Unknown, |c| c.peer_role);
         let peer_disk = peer.map_or("DUnknown".to_owned(), |peer| peer.peer_disk.to_string());
-        let differ = peer.map_or(0, |peer| peer.out_of_sync.0 / 2);
+        // The kernel tells what differs by connection, and a StandAlone one is not told of.
+        let differ = peer.map(|peer| format!(" oos:{}", peer.out_of_sync.0 / 2)).unwrap_or_default();
         let minor = volume.minor;
-        format!("{minor}: cs:{cs} ro:{}/{peer_role} ds:{}/{peer_disk} oos:{differ}", state.role, volume.disk)
+        format!("{minor}: cs:{cs} ro:{}/{peer_role} ds:{}/{peer_disk}{differ}", state.role, volume.disk)
     });
     lines.collect()
 }

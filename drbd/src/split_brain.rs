@@ -174,7 +174,11 @@ impl Drbd {
     }
 
     /// Recovers from a split brain, on this side: connects, as victim with `discard-my-data`, waits for the other side, and for the sync.
-    /// Both sides run it, in any order. `drbdadm connect --discard-my-data NAME` on the victim, `drbdadm connect NAME` on the survivor.
+    /// Both sides run it. `drbdadm connect --discard-my-data NAME` on the victim, `drbdadm connect NAME` on the survivor.
+    ///
+    /// If both connections were dropped, the order does not matter. Often the node that notices first hangs up before the other has
+    /// noticed, which then goes on connecting. Is that the survivor, it needs nothing but the victim's recovery; is it the victim, it
+    /// comes first, for otherwise the nodes meet as they were and the split brain is told again.
     ///
     /// Run again after a crash it goes on. `seen` is told how far it is. On the spec's volumes nothing else is changed.
     ///

@@ -1,0 +1,319 @@
+//! Two nodes with DRBD: one runs this crate, the other drbd-utils, on the same drbd.conf. A disk in use while its first sync runs, a cable cut, a
+//! planted difference found, a split brain and its recovery on both sides and in both directions, a larger size. At each step both nodes say of
+//! themselves what `/proc/drbd` and drbdsetup say.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Cable, Cmd, Kernel, Lab, Machine, Mode};
+
+const CONF: &str = r#"# The same file on both nodes.
+global { usage-count no; }
+common {
+    net { protocol C; verify-alg crc32c; cram-hmac-alg sha1; shared-secret "of the lab"; ping-int 7; connect-int 7; }
+    disk { c-plan-ahead 0; resync-rate 16M; size 32M; }
+}
+resource r0 {
+    device /dev/drbd0;
+    meta-disk internal;
+    on n1 { disk /dev/disk/by-id/virtio-n1-a; address 10.0.0.1:7788; }
+    on n2 { disk /dev/disk/by-id/virtio-n2-a; address 10.0.0.2:7788; }
+}
+"#;
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The programs for the guests, built as `make build` builds them.
+fn programs() -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    for words in
+        [&["-p", "sankit-examples", "--bin", "drbd-watch"][..], &["-p", "sankit-drbd", "--example", "ctl"]]
+    {
+        let built = Command::new(&cargo)
+            .args(["build", "--quiet", "--profile", "lab"])
+            .args(words)
+            .current_dir(&workspace)
+            .env("CARGO_TARGET_DIR", workspace.join(&target))
+            .status()
+            .context("cargo does not start")?;
+        ensure!(built.success(), "{words:?} was not built");
+    }
+    Ok(workspace.join(target).join("lab"))
+}
+
+struct Pair {
+    lab: Lab,
+    nodes: [Machine; 2],
+    started: Instant,
+}
+
+impl Pair {
+    fn boot(kernel: Kernel) -> Result<Self> {
+        let programs = programs()?;
+        let lab = Lab::new("drbd-pair")?;
+        lab.install(&programs.join("drbd-watch"))?;
+        lab.install(&programs.join("examples").join("ctl"))?;
+        let segment = lab.segment("repl");
+        let machine = |name: &str| -> Result<Machine> {
+            let disk = lab.plain_disk(&format!("{name}-a"), 64 << 20)?;
+            lab.machine(name)
+                .mode(Mode::Root)
+                .kernel(kernel)
+                .memory(512)
+                .cpus(1)
+                .nic(&segment)
+                .disk(&disk)
+                .build()
+        };
+        let nodes = [machine("n1")?, machine("n2")?];
+        lab.boot_all(&nodes)?;
+        for (number, node) in nodes.iter().enumerate() {
+            let name = node.name();
+            node.sh(&format!(
+                "hostname {name}; modprobe drbd; modprobe crc32c; install /lab/bin/ctl /lab/bin/drbd-watch /usr/local/bin/; \
+                 ip addr add 10.0.0.{}/24 dev eth0; ip link set eth0 up",
+                number + 1
+            ))?;
+            node.push("/etc/drbd.conf", CONF, 0o600)?;
+        }
+        Ok(Self { lab, nodes, started: Instant::now() })
+    }
+
+    fn say(&self, text: &str) {
+        println!("[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    fn run(&self, node: usize, script: &str) -> Result<String> {
+        let output = self.nodes[node].run(Cmd::sh(&format!("{script} 2>&1")).deadline(PATIENCE))?;
+        let said = output.stdout.trim().to_owned();
+        ensure!(output.success(), "n{}: {script}: code {}: {said}", node + 1, output.code);
+        Ok(said)
+    }
+
+    fn refused(&self, node: usize, script: &str, says: &str) -> Result<()> {
+        let output = self.nodes[node].run(Cmd::sh(&format!("{script} 2>&1")).deadline(PATIENCE))?;
+        ensure!(
+            !output.success() && output.stdout.contains(says),
+            "n{}: {script}: {}",
+            node + 1,
+            output.stdout
+        );
+        Ok(())
+    }
+
+    /// Waits until the nodes say of themselves what is asked for.
+    fn until(&self, what: &str, is_so: impl Fn(&[String; 2]) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let states = [self.run(0, "ctl status r0")?, self.run(1, "ctl status r0")?];
+            if is_so(&states) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{what}: {states:?}");
+        }
+    }
+
+    /// Takes a cable out and waits until both have noticed.
+    fn cut(&self) -> Result<Cable> {
+        let cable = self.nodes[0].cable(0)?;
+        cable.cut();
+        self.until("the cut is not noticed", |states| states.iter().all(|s| s.contains("cs:WFConnection")))?;
+        Ok(cable)
+    }
+
+    /// Our view, that of /proc/drbd, and drbdsetup's, on both nodes. What is changing is looked at again.
+    fn same(&self, step: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for node in 0..2 {
+            loop {
+                let views = self.run(
+                    node,
+                    "ctl status r0; awk '/^ *0: cs:/ {a=$1\" \"$2\" \"$3\" \"$4} / oos:/ {sub(/.* oos:/, \"oos:\"); print a\" \"$1}' /proc/drbd; \
+                     echo \"0: cs:$(drbdsetup cstate 0) ro:$(drbdsetup role 0) ds:$(drbdsetup dstate 0)\"",
+                )?;
+                let lines: Vec<_> = views.lines().collect();
+                let [ours, proc, setup] = lines.as_slice() else { bail!("{step}: n{}: {views}", node + 1) };
+                // drbdsetup has no numbers, and without a connection we have none.
+                let proc = format!("{proc} ");
+                if [ours, setup].iter().all(|view| proc.starts_with(&format!("{view} "))) {
+                    self.say(&format!("{step}: n{} {ours}", node + 1));
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{step}: n{}: the views differ:\n{views}", node + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes 4 KiB of a letter at a page of the device.
+    fn write(&self, node: usize, device: &str, page: u32, letter: char) -> Result<()> {
+        let script = format!(
+            "head -c 4096 /dev/zero | tr '\\0' {letter} | dd of={device} bs=4096 count=1 seek={page} oflag=direct conv=notrunc status=none"
+        );
+        self.run(node, &script).map(drop)
+    }
+
+    /// The letter at a page of a disk, past all caches.
+    fn read(&self, node: usize, device: &str, page: u32) -> Result<String> {
+        self.run(
+            node,
+            &format!("dd if={device} bs=4096 count=1 skip={page} iflag=direct status=none | head -c 1"),
+        )
+    }
+
+    fn synced(&self) -> Result<()> {
+        (0..2).try_for_each(|node| self.run(node, "ctl wait-synced r0").map(drop))
+    }
+
+    /// Both write without the other; `victim` gives its changes up.
+    fn split_brain(&self, victim: usize) -> Result<()> {
+        let survivor = 1 - victim;
+        let cable = self.cut()?;
+        for (node, letter) in [(victim, 'v'), (survivor, 's')] {
+            self.run(node, "ctl primary r0")?;
+            self.write(node, "/dev/drbd0", 100, letter)?;
+        }
+        self.same("both Primary")?;
+        cable.restore();
+        // The one that notices first hangs up, and the other may not get to see why.
+        self.until("no split brain", |states| {
+            states.iter().any(|s| s.contains("cs:StandAlone"))
+                && states.iter().all(|s| s.contains("cs:StandAlone") || s.contains("cs:WFConnection"))
+        })?;
+        self.same("split brain")?;
+        // The data of a Primary is in use.
+        self.refused(victim, "ctl recover r0 victim", "the victim is Primary")?;
+        self.run(victim, "ctl secondary r0")?;
+        let plan = self.run(victim, "ctl plan-recover r0 victim")?;
+        ensure!(plan.contains("--discard-my-data=yes") && !plan.contains("of the lab"), "{plan}");
+        self.same("planned, nothing done")?;
+        // A survivor that still waits for its peer needs no more than a victim that agrees.
+        let is_alone = self.run(survivor, "ctl status r0")?.contains("cs:StandAlone");
+        let mut running =
+            self.nodes[victim].spawn(Cmd::sh("ctl recover r0 victim 2>&1").deadline(PATIENCE))?;
+        let first = running.line(Instant::now() + PATIENCE)?;
+        ensure!(first.as_deref().map(str::trim) == Some("Waiting"), "the victim: {first:?}");
+        if is_alone {
+            self.run(survivor, "ctl recover r0 survivor")?;
+        }
+        let said = running.wait()?;
+        ensure!(said.success() && said.stdout.contains("Done"), "the victim: {}", said.stdout);
+        self.same("recovered")?;
+        self.run(survivor, "ctl secondary r0")?;
+        for node in 0..2 {
+            let disk = format!("/dev/disk/by-id/virtio-n{}-a", node + 1);
+            ensure!(self.read(node, &disk, 100)? == "s", "n{} has not the survivor's data", node + 1);
+        }
+        Ok(())
+    }
+}
+
+fn scenario(kernel: Kernel) -> Result<()> {
+    let pair = Pair::boot(kernel)?;
+    pair.say("up: n1 by this crate, n2 by drbd-utils");
+    pair.run(0, "ctl create-md r0")?;
+    pair.run(1, "drbdadm create-md --force r0 && drbdadm up r0")?;
+    ensure!(pair.run(1, "ctl plan r0")?.ends_with("0 steps"), "what drbdadm set up would be changed");
+    ensure!(pair.run(0, "ctl up r0")? == "changed");
+    let adjust = pair.run(0, "drbdadm -d adjust r0")?;
+    ensure!(adjust.is_empty(), "drbdadm would change what we set up: {adjust}");
+    let watch =
+        |node: &Machine| node.spawn(Cmd::sh("drbd-watch --json > /run/events").deadline(PATIENCE * 3));
+    let watches = [watch(&pair.nodes[0])?, watch(&pair.nodes[1])?];
+    (0..2).try_for_each(|node| pair.run(node, "ctl wait-connected r0").map(drop))?;
+    pair.same("connected, new")?;
+
+    // A node used while its first sync still runs, and while it is held.
+    pair.run(1, "drbdsetup disk-options 0 --resync-rate=1M")?;
+    pair.run(0, "ctl primary r0 force")?;
+    pair.write(0, "/dev/drbd0", 1, 'a')?;
+    ensure!(pair.read(0, "/dev/drbd0", 1)? == "a");
+    let state = pair.run(0, "ctl status r0")?;
+    ensure!(state.contains("cs:SyncSource ro:Primary"), "{state}");
+    pair.run(1, "drbdadm pause-sync r0")?;
+    pair.until("the sync is not held", |states| states[0].contains("cs:PausedSyncS"))?;
+    pair.write(0, "/dev/drbd0", 8000, 'b')?;
+    pair.same("first sync, in use")?;
+    ensure!(pair.run(1, "drbdadm resume-sync r0 && ctl up r0")? == "changed", "the rate stayed");
+    ensure!(pair.run(1, "drbdadm -d adjust r0")?.is_empty(), "drbdadm would change what we adjusted");
+    pair.synced()?;
+    pair.same("in sync")?;
+    for (page, letter) in [(1, "a"), (8000, "b")] {
+        let there = pair.read(1, "/dev/disk/by-id/virtio-n2-a", page)?;
+        ensure!(there == letter, "the peer has {there:?} where {letter:?} was written during the sync");
+    }
+
+    // One page of the peer's disk is spoiled behind DRBD's back.
+    pair.write(1, "/dev/disk/by-id/virtio-n2-a", 2048, 'x')?;
+    let found = pair.run(0, "ctl verify r0")?;
+    ensure!(found == "volume 0: 4 KiB differ", "{found}");
+    pair.same("verified")?;
+    pair.run(0, "ctl disconnect r0 && ctl connect r0 && ctl wait-connected r0")?;
+    pair.synced()?;
+    ensure!(pair.run(0, "ctl verify r0")? == "volume 0: 0 KiB differ");
+
+    let cable = pair.cut()?;
+    pair.write(0, "/dev/drbd0", 7, 'c')?;
+    pair.same("cable cut")?;
+    cable.restore();
+    pair.synced()?;
+    pair.same("cable back")?;
+    ensure!(pair.read(1, "/dev/disk/by-id/virtio-n2-a", 7)? == "c");
+
+    // More than the spec's size, but less than the disk.
+    let size = pair.run(0, "ctl resize r0 41943040")?;
+    ensure!(size == "41943040", "{size}");
+    pair.synced()?;
+    for node in 0..2 {
+        // In sectors; the device of a Secondary cannot be opened.
+        let seen = pair.run(node, "cat /sys/block/drbd0/size")?;
+        ensure!(seen == "81920", "n{} has {seen} sectors", node + 1);
+    }
+    pair.same("larger")?;
+    pair.run(0, "ctl secondary r0")?;
+
+    pair.split_brain(1)?;
+    pair.split_brain(0)?;
+
+    pair.run(0, "drbdadm down r0")?;
+    ensure!(pair.run(1, "ctl down r0")? == "changed");
+    let mut told = 0;
+    for (node, watch) in watches.into_iter().enumerate() {
+        let deadline = Instant::now() + PATIENCE;
+        let events = loop {
+            let events = pair.run(node, "cat /run/events")?;
+            if events.contains("{\"Removed\"") {
+                break events;
+            }
+            ensure!(Instant::now() < deadline, "the end was not told: {events}");
+        };
+        ensure!(events.starts_with("{\"Snapshot\"") && !events.contains("of the lab"), "{events}");
+        let splits = events.matches("{\"SplitBrain\"").count();
+        pair.say(&format!(
+            "n{} was told of {splits} split brains in {} events",
+            node + 1,
+            events.lines().count()
+        ));
+        told += splits;
+        watch.kill()?;
+    }
+    ensure!((2..=4).contains(&told), "two split brains, told {told} times");
+    pair.say("down");
+    drop(pair.lab);
+    Ok(())
+}
+
+#[test]
+fn two_nodes_go_through_all_of_it_and_say_what_the_kernel_says() -> Result<()> {
+    scenario(Kernel::V6_1)?;
+    if std::env::var_os("SANKIT_LAB_LONG").is_some() {
+        scenario(Kernel::V6_12)?;
+    } else {
+        println!("skipped on 6.12: minutes more, set SANKIT_LAB_LONG=1");
+    }
+    Ok(())
+}
