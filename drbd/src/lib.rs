@@ -59,6 +59,8 @@ mod role;
 mod spec;
 mod split_brain;
 mod state;
+#[cfg(feature = "tokio")]
+mod stream;
 #[allow(unsafe_code)]
 mod sys;
 mod wait;
@@ -88,6 +90,8 @@ pub use state::{
     ConnState, ConnectionState, Dialect, DiskState, PathState, Paused, PeerVolumeCounters, PeerVolumeState,
     Progress, ReplState, ResourceState, Role, Suspended, VolumeCounters, VolumeState,
 };
+#[cfg(feature = "tokio")]
+pub use stream::Events;
 pub use wait::{StartKind, StartTimeouts};
 pub use watch::{Event, HelperEvent, Phase};
 

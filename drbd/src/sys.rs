@@ -32,3 +32,13 @@ pub(crate) fn drop_cache(fd: BorrowedFd<'_>) {
     // SAFETY: posix_fadvise takes a descriptor, open for the life of the borrow, and numbers. It is advice: its answer changes nothing.
     unsafe { libc::posix_fadvise(fd.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
+
+/// Lets tokio say when a descriptor is readable.
+#[cfg(feature = "tokio")]
+pub(crate) fn readable(
+    fd: std::os::fd::OwnedFd,
+) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: the descriptor is owned, so open until the result is dropped; an OwnedFd is always the same one, and is not handed out.
+    unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
+        .map_err(Into::into)
+}

@@ -210,3 +210,34 @@ fn a_host_without_a_kernel_says_so() {
     let error = Drbd::on(&Host::at("/nonexistent")).expect_err("no netlink");
     assert!(matches!(error, Error::Netlink { .. }), "{error}");
 }
+
+#[cfg(feature = "tokio")]
+#[test]
+fn events_come_to_tokio_without_blocking_it() -> Outcome {
+    let bench = Bench::fake();
+    bench.clean()?;
+    let (drbd, (here, _)) = (bench.drbd()?, bench.pair(7040)?);
+    bench.create_metadata(&here)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut events = drbd::Events::new(drbd.watch()?)?;
+        assert!(matches!(events.next().await?, Event::Snapshot(all) if all.is_empty()));
+        // One thread: what is waited for can only come if waiting does not hold it.
+        let (drbd, spec) = (drbd.clone(), here.clone());
+        let making = async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drbd.ensure(&spec)
+        };
+        let until_made = async {
+            loop {
+                if let Event::Created(state) = events.next().await? {
+                    return Ok::<_, Error>(state.name);
+                }
+            }
+        };
+        let (made, seen) = tokio::join!(making, until_made);
+        assert!(made?);
+        assert_eq!(seen?, here.name);
+        Ok(())
+    })
+}

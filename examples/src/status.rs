@@ -73,7 +73,7 @@ pub struct UnitStatus {
 }
 
 impl Node {
-    /// Reads the node's present state: three netlink dumps, four of DRBD, one walk of the target's directory.
+    /// Reads the node's present state: three netlink dumps, one of DRBD, one walk of the target's directory.
     ///
     /// # Errors
     /// The network cannot be read. What else is not there is said in its place.

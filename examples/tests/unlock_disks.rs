@@ -1,11 +1,12 @@
 //! `unlock-disks` as a program: its exit codes, where it takes a passphrase from, and that nobody else sees it. On images, without root's mappings.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // It is a test.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)] // It is a test.
 
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use luks::{FormatSpec, Header, Kdf, Overwrite, Secret};
 
@@ -116,14 +117,31 @@ fn crypttab_says_which_disks_and_which_key_files() -> Done {
     let arguments = [crypttab.as_str(), "--key-file", key.to_str().expect("UTF-8")];
     let (code, said) = images.run(&[], &arguments);
     assert_eq!((code, said.as_str()), (0, "one: opened with key slot 0\ntwo: opened with key slot 0\n"));
-    // A line that asks for what is not carried out is not opened some other way.
-    std::fs::write(images.path("crypttab"), line("one", "none luks,header=/boot/x") + &line("two", "none"))?;
+    // A line that asks for what is not carried out is not opened some other way, and what is missing keeps nothing else closed.
+    let gone = images.path("gone").display().to_string();
+    let text = line("one", "none luks,keyscript=/bin/x")
+        + &line("two", "none")
+        + &line("three", &gone)
+        + &format!("apart {} none header={gone}\n", images.path("one").display());
+    std::fs::write(images.path("crypttab"), text)?;
     let (code, said) = images.run(&[], &arguments);
-    assert_eq!(code, 1);
-    assert!(
-        said.contains("one: not opened, unlock-disks has no header=/boot/x") && said.contains("two: opened"),
-        "{said}"
-    );
+    assert_eq!(code, 1, "{said}");
+    for part in ["one: not opened, unlock-disks has no keyscript=/bin/x", "two: opened"] {
+        assert!(said.contains(part), "{said}");
+    }
+    for name in ["three", "apart"] {
+        let own = said.lines().find(|text| text.starts_with(&format!("{name}: "))).expect("a line");
+        assert!(own.contains(&gone), "{said}");
+    }
+    // A part of a key file, a key slot, and a token that nothing here opens, after which the key file is taken.
+    std::fs::write(&raw, format!("xx{PASSPHRASE}yy"))?;
+    let part = format!("{} keyfile-offset=2,keyfile-size={},key-slot=0", raw.display(), PASSPHRASE.len());
+    std::fs::write(images.path("crypttab"), line("one", &part) + &line("two", "- tpm2-device=auto"))?;
+    let (code, said) = images.run(&[], &arguments);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = images.run(&[], &[arguments[0], "--tokens"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("two: no token opens it (it has none); give a passphrase"), "{said}");
     Ok(())
 }
 
@@ -140,25 +158,45 @@ fn a_credential_of_systemd_and_standard_input_are_taken() -> Done {
     Ok(())
 }
 
-/// Answers a password request as an agent of systemd's does; the text of the request.
-fn answer(agents: &Path, with: &[u8]) -> std::io::Result<String> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+/// A password request: its text, and when it was made.
+#[derive(Debug, Clone, PartialEq)]
+struct Request {
+    text: String,
+    made: SystemTime,
+}
+
+/// Waits for a request that is another than the one before.
+fn request(agents: &Path, before: Option<&Request>) -> std::io::Result<Request> {
+    let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
         for entry in std::fs::read_dir(agents)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with("ask.") {
-                let text = std::fs::read_to_string(entry.path())?;
-                let socket = text.lines().find_map(|line| line.strip_prefix("Socket=")).expect("a socket");
-                let mode = std::os::unix::fs::PermissionsExt::mode(
-                    &std::fs::metadata(Path::new(socket).parent().expect("a directory"))?.permissions(),
-                );
-                assert_eq!(mode & 0o777, 0o700, "only root may answer");
-                UnixDatagram::unbound()?.send_to(with, socket)?;
-                return Ok(text);
+            if !entry.file_name().to_string_lossy().starts_with("ask.") {
+                continue;
+            }
+            // It may be withdrawn while it is read.
+            let read = std::fs::read_to_string(entry.path())
+                .and_then(|text| Ok(Request { text, made: entry.metadata()?.modified()? }));
+            if let Ok(request) = read
+                && before.is_none_or(|before| before.made != request.made)
+            {
+                return Ok(request);
             }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     Err(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Answers a password request as an agent of systemd's does.
+fn answer(agents: &Path, before: Option<&Request>, with: &[u8]) -> std::io::Result<Request> {
+    let request = request(agents, before)?;
+    let socket = request.text.lines().find_map(|line| line.strip_prefix("Socket=")).expect("a socket");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(Path::new(socket).parent().expect("a directory"))?.permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o700, "only root may answer");
+    UnixDatagram::unbound()?.send_to(with, socket)?;
+    Ok(request)
 }
 
 #[test]
@@ -173,7 +211,8 @@ fn agents_of_systemd_are_asked_until_it_is_right() -> Done {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     };
     let child = start("3")?;
-    let text = answer(&agents, b"+wrong")?;
+    let first = answer(&agents, None, b"+wrong")?;
+    let text = &first.text;
     for field in [
         format!("PID={}", child.id()),
         "Echo=0".to_owned(),
@@ -182,15 +221,90 @@ fn agents_of_systemd_are_asked_until_it_is_right() -> Done {
         assert!(text.contains(&field), "{text}");
     }
     // The first request is withdrawn before the second is made, under the same name.
-    std::thread::sleep(Duration::from_millis(500));
-    answer(&agents, format!("+{PASSPHRASE}\0another").as_bytes())?;
+    answer(&agents, Some(&first), format!("+{PASSPHRASE}\0another").as_bytes())?;
     let (code, said) = seen(&child.wait_with_output()?);
     assert_eq!((code, said.contains("one: opened with key slot 0")), (0, true), "{said}");
     let child = start("1")?;
-    answer(&agents, b"-")?;
+    answer(&agents, None, b"-")?;
     let (code, said) = seen(&child.wait_with_output()?);
     assert_eq!((code, said.contains("was refused")), (1, true), "{said}");
     assert_eq!(std::fs::read_dir(&agents)?.count(), 0, "requests are withdrawn");
+    Ok(())
+}
+
+/// All memory of a process that can be read: what a core dump would hold.
+fn memory(id: u32) -> Vec<u8> {
+    let maps = std::fs::read_to_string(format!("/proc/{id}/maps")).expect("maps");
+    let memory = std::fs::File::open(format!("/proc/{id}/mem")).expect("memory");
+    let mut all = Vec::new();
+    for line in maps.lines() {
+        let (range, rest) = line.split_once(' ').expect("a range");
+        let (from, to) = range.split_once('-').expect("two numbers");
+        let [from, to] = [from, to].map(|n| u64::from_str_radix(n, 16).expect("a number"));
+        let mut bytes = vec![0; usize::try_from(to - from).expect("fits")];
+        // [vvar] and the like cannot be read.
+        if rest.starts_with('r') && memory.read_exact_at(&mut bytes, from).is_ok() {
+            all.append(&mut bytes);
+        }
+    }
+    all
+}
+
+/// The core file of a process that is made to dump one; `None` where this machine gives them to a program.
+fn core_dump(child: &mut Child, dir: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    child_signal(child, "ABRT")?;
+    child.wait()?;
+    if pattern.starts_with(['|', '/']) {
+        println!("core dumps go to {} here: the memory alone was searched", pattern.trim());
+        return Ok(None);
+    }
+    let is_core = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("core");
+    let file = std::fs::read_dir(dir)?.flatten().find(is_core).expect("a core file");
+    std::fs::read(file.path()).map(Some)
+}
+
+fn child_signal(child: &Child, signal: &str) -> std::io::Result<()> {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status()?;
+    assert!(sent.success());
+    Ok(())
+}
+
+#[test]
+fn a_passphrase_that_was_used_is_in_no_core_dump_of_the_running_program() -> Done {
+    let images = Images::new(cheap());
+    let agents = images.path("agents");
+    std::fs::create_dir(&agents)?;
+    let program = env!("CARGO_BIN_EXE_unlock-disks");
+    // A core file may be as large as it gets; the shell becomes the program.
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -c unlimited; exec \"$0\" \"$@\"",
+        program,
+        "--test-passphrase",
+        "--askpass",
+    ]);
+    command.arg("--ask-dir").arg(&agents).args([images.disk("one"), images.disk("three")]);
+    command.current_dir(images.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    // It opens the one and not the other: the program asks again, and waits.
+    let first = answer(&agents, None, format!("+{PASSPHRASE}").as_bytes())?;
+    request(&agents, Some(&first))?;
+    // Half of it is as bad: the rest is guessed.
+    let half = &PASSPHRASE.as_bytes()[PASSPHRASE.len() / 2..];
+    let has = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    let known = images.disk("three").into_bytes();
+    let seen = memory(child.id());
+    assert!(has(&seen, &known), "what is in memory is found there");
+    assert!(!has(&seen, half), "the passphrase is in memory");
+    for file in ["cmdline", "environ"] {
+        let bytes = std::fs::read(format!("/proc/{}/{file}", child.id()))?;
+        assert!(!bytes.is_empty() && !has(&bytes, half), "{file}");
+    }
+    if let Some(core) = core_dump(&mut child, images.dir.path())? {
+        assert!(has(&core, &known) && !has(&core, half), "the passphrase is in the core dump");
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::{Deadline, Tree, sys};
+use crate::{Deadline, Secret, Tree, sys};
 
 /// A program that the family may start, and the Debian package that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ pub struct Program {
 impl Program {
     /// Logs in to iSCSI targets: iscsid's own interface is an unversioned C structure.
     pub const ISCSIADM: Self = Self { name: "iscsiadm", package: "open-iscsi" };
+    /// Decrypts what clevis encrypted for a TPM or a Tang server: its pins are programs, and there is no library.
+    pub const CLEVIS: Self = Self { name: "clevis", package: "clevis" };
     /// Loads kernel modules with what they depend on.
     pub const MODPROBE: Self = Self { name: "modprobe", package: "kmod" };
 }
@@ -204,9 +206,25 @@ impl Runner {
             return Ok(output);
         }
         let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-        Err(Error::Failed { command: shown(program, &args), code: output.code, stderr })
+        Err(failed(program, &args, output.code, &output.stderr))
+    }
+
+    /// Runs a program on this standard input and takes what it prints, every byte of it, as a secret. Its exit code must be 0.
+    ///
+    /// # Errors
+    /// As [`run_ok`](Self::run_ok).
+    pub fn run_secret(
+        &self,
+        program: Program,
+        args: &[&str],
+        stdin: &[u8],
+        deadline: Deadline,
+    ) -> Result<Secret, Error> {
+        let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        log::debug!("run {}", shown(program, &args));
+        let Output { code, stdout, stderr } = self.0.run(program, &args, stdin, deadline)?;
+        let secret = Secret::new(stdout);
+        if code == Some(0) { Ok(secret) } else { Err(failed(program, &args, code, &stderr)) }
     }
 
     /// Loads a module unless `/sys/module` has it; says whether it did. `modprobe NAME`.
@@ -224,6 +242,12 @@ impl Runner {
         self.run_ok(Program::MODPROBE, &args, deadline)?;
         Ok(true)
     }
+}
+
+fn failed(program: Program, args: &[String], code: Option<i32>, stderr: &[u8]) -> Error {
+    let stderr = String::from_utf8_lossy(stderr);
+    let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::Failed { command: shown(program, args), code, stderr }
 }
 
 fn shown(program: Program, args: &[String]) -> String {
@@ -304,7 +328,8 @@ fn converse(
     sys::set_nonblocking(out.as_fd())?;
     sys::set_nonblocking(err.as_fd())?;
     let end = sys::pidfd(child.id())?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    // Room for a secret: a vector that grows leaves copies behind.
+    let (mut stdout, mut stderr) = (Vec::with_capacity(64 * 1024), Vec::new());
     let (mut out_open, mut err_open) = (true, true);
     loop {
         let mut fds = vec![end.as_fd()];
@@ -325,9 +350,9 @@ fn converse(
 
 /// Reads what there is; `false` at the end of the stream.
 fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> io::Result<bool> {
-    let mut chunk = [0; 4096];
+    let mut chunk = zeroize::Zeroizing::new([0; 4096]);
     loop {
-        match from.read(&mut chunk) {
+        match from.read(&mut chunk[..]) {
             Ok(0) => return Ok(false),
             Ok(n) => into.extend_from_slice(chunk.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -350,6 +375,17 @@ mod tests {
             .run(SH, &["-c", "echo out; echo err >&2; exit 3"], Deadline::after(Duration::from_secs(5)))
             .expect("runs");
         assert_eq!(output, Output::new(3, "out\n", "err\n"));
+    }
+
+    #[test]
+    fn a_secret_is_every_byte_that_a_program_prints_and_none_of_a_failed_one() {
+        let run = |script: &str| {
+            let deadline = Deadline::after(Duration::from_secs(5));
+            Runner::live().run_secret(SH, &["-c", script], b"from its input", deadline)
+        };
+        assert_eq!(run("cat; echo").expect("runs"), Secret::from("from its input\n"));
+        let error = run("echo hunter2; echo why >&2; exit 1").expect_err("failed").to_string();
+        assert!(error.ends_with("code 1: why"), "{error}");
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub trait Source {
     fn next(&mut self, deadline: Deadline) -> Result<Option<Self::Item>, Self::Error>;
 }
 
-/// A stream of changes: a blocking iterator with a descriptor, to be used alone, with `poll(2)`, or in any async runtime
-/// (tokio: `AsyncFd::new(watch)`).
+/// A stream of changes: a blocking iterator with a descriptor, to be used alone, with `poll(2)`, or, by a duplicate of the
+/// descriptor, in any async runtime (a watch may close its descriptor and go on with another).
 ///
 /// Dropping it ends the watching and changes nothing else.
 pub struct Watch<T, E>(Box<dyn Source<Item = T, Error = E> + Send>);

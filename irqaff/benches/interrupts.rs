@@ -30,3 +30,10 @@ fn parse_256_cpus_1000_interrupts(bencher: Bencher<'_, '_>) {
     assert!(irqaff::wire::interrupts::parse(&text).is_ok_and(|lines| lines.len() == 1000));
     bencher.bench(|| irqaff::wire::interrupts::parse(black_box(&text)).map(|lines| lines.len()));
 }
+
+#[divan::bench(sample_count = 10)]
+fn table_of_256_cpus_1000_interrupts(bencher: Bencher<'_, '_>) {
+    let text = text(256, 1000);
+    bencher
+        .bench(|| irqaff::wire::interrupts::Table::parse(black_box(&text)).map(|table| table.rows().count()));
+}

@@ -30,6 +30,7 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod load;
 pub mod plan;
 mod spec;
 pub mod state;
@@ -43,6 +44,7 @@ use std::time::Duration;
 pub use error::{Error, ErrorKind, Result};
 pub use host::plan::Undo;
 pub use host::{CpuSet, Deadline, Host, IfName, ParseError, Plan};
+pub use load::{Load, Sample, VectorLoad};
 pub use plan::Step;
 pub use spec::{Isolated, Policy, Xps};
 pub use state::{DeviceState, VectorState};
@@ -138,6 +140,14 @@ impl Irqaff {
     /// [`Error::NotFound`], or a file cannot be read.
     pub fn physical_ports(&self, name: &IfName) -> Result<Vec<IfName>> {
         state::physical(self.tree(), name)
+    }
+
+    /// Reads the counters of these cards' queues; two samples a moment apart give their [`Load`]. `watch cat /proc/interrupts`.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn sample(&self, devices: &[DeviceState]) -> Result<Sample> {
+        load::sample(self.tree(), devices)
     }
 
     fn state(&self, policy: &Policy) -> Result<State> {

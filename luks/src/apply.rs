@@ -6,10 +6,10 @@ use std::path::Path;
 use host::{Host, Secret, Sectors, Signature};
 
 use crate::error::Result;
-use crate::header::{Found, Keyslot};
+use crate::header::Found;
 use crate::key::{Key, VolumeKey};
 use crate::plan::Step;
-use crate::spec::{OpenFlags, PlainSpec};
+use crate::spec::{OpenFlags, Place, PlainSpec};
 use crate::state::{ActiveState, MappingState, VolumeState};
 
 #[cfg(feature = "libcryptsetup")]
@@ -55,19 +55,25 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// All disks with a header, damaged ones too.
     fn scan(&self, host: &Host) -> Result<Vec<Found>>;
     /// One disk or image; `None` if this backend does not know of it.
-    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>>;
+    fn look(&self, host: &Host, place: Place<'_>) -> Result<Option<Found>>;
     /// Whether a passphrase opens the volume.
-    fn check(&self, device: &Path, passphrase: &Secret) -> Result<()>;
-    /// The volume key in a key slot. May be called by several threads at once.
-    fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &Secret) -> Result<VolumeKey>;
+    fn check(&self, place: Place<'_>, passphrase: &Secret) -> Result<()>;
+    /// The volume key that a key yields, and the key slot it came from. May be called by several threads at once.
+    fn derive(&self, place: Place<'_>, key: &Key) -> Result<(Option<u32>, VolumeKey)>;
 }
 
 /// Carries out one step. A close finds "gone already" in order.
 pub(crate) fn run(backend: &dyn Backend, host: &Host, step: &Step, key: &Key) -> Result<()> {
     match step {
-        Step::Open { name, device, header, flags, .. } => {
+        Step::Open { name, device, header, flags, keyslot, .. } => {
             let header = header.as_deref();
-            backend.open(&Opening { name: name.as_str(), device, header, flags: *flags }, key)
+            let opening = Opening { name: name.as_str(), device, header, flags: *flags };
+            match (keyslot, key) {
+                (Some(slot), Key::Passphrase(secret)) => {
+                    backend.open(&opening, &Key::Slot(*slot, secret.share()))
+                }
+                _ => backend.open(&opening, key),
+            }
         }
         Step::Close { name, .. } => backend.close(host, name.as_str(), Close::Now),
     }
@@ -81,12 +87,12 @@ mod live {
 
     use super::{Backend, Close, Opening};
     use crate::error::{Error, Result};
-    use crate::header::{self, Found, Header, Keyslot, Parsed};
+    use crate::header::{self, Found, Header, Parsed};
     use crate::key::{Key, VolumeKey};
-    use crate::spec::{OpenFlags, PlainSpec};
+    use crate::spec::{OpenFlags, Place, PlainSpec};
     use crate::state::{self, ActiveState, MappingState, VolumeState};
-    use crate::sys::{self, Place, Session};
-    use crate::volume::{Volume, explain, keyring, number};
+    use crate::sys::{self, Session};
+    use crate::volume::{Means, Volume, explain};
     use crate::{DmName, holders};
 
     /// This machine's disks and kernel.
@@ -134,7 +140,7 @@ mod live {
                     flags |= (kept - OpenFlags::ALLOW_DISCARDS) | OpenFlags::IGNORE_PERSISTENT;
                 }
             }
-            unlock(&mut session, device, Some(name), key, flags, &what)
+            unlock(&mut session, Place { device, header }, Some(name), key, flags, &what)
         }
 
         fn open_plain(&self, opening: &Opening<'_>, spec: &PlainSpec, key: &Key) -> Result<()> {
@@ -148,7 +154,7 @@ mod live {
                 Key::Passphrase(secret) if spec.hash.is_none() => {
                     session.by_volume_key(Some(name), secret.expose(), flags.bits()).map_err(refused)
                 }
-                _ => unlock(&mut session, device, Some(name), key, flags, &what),
+                _ => unlock(&mut session, Place::on(device), Some(name), key, flags, &what),
             }
         }
 
@@ -156,20 +162,16 @@ mod live {
             header::scan(host)
         }
 
-        fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
-            Found::look(host, device).map(Some)
+        fn look(&self, host: &Host, place: Place<'_>) -> Result<Option<Found>> {
+            Found::look_at(host, place).map(Some)
         }
 
-        fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
-            Header::check(device, passphrase)
+        fn check(&self, place: Place<'_>, passphrase: &Secret) -> Result<()> {
+            Volume::of(place).check(passphrase).map(drop)
         }
 
-        fn derive(&self, device: &Path, slot: &Keyslot, passphrase: &Secret) -> Result<VolumeKey> {
-            let what = || format!("derive the key of {} from key slot {}", device.display(), slot.number);
-            let refused = |refused| explain(device, what(), refused);
-            let mut session = Session::load(Place::on(device), None).map_err(refused)?;
-            let (_, key) = session.volume_key(number(slot.number), passphrase.expose()).map_err(refused)?;
-            Ok(VolumeKey::new(key))
+        fn derive(&self, place: Place<'_>, key: &Key) -> Result<(Option<u32>, VolumeKey)> {
+            Volume::of(place).derive("derive the key of", key)
         }
 
         fn close(&self, host: &Host, name: &str, how: Close) -> Result<()> {
@@ -223,24 +225,18 @@ mod live {
                 let what = format!("its header is of volume {}", there.unwrap_or_default());
                 return Err(Error::NameTaken { name: DmName::from_kernel(name), what });
             }
-            match key {
-                Key::Passphrase(secret) => {
-                    session.resume_by_passphrase(name, sys::ANY, secret.expose()).map(drop)
+            let volume = Volume::of(Place { device: &device, header });
+            match volume.means(&mut session, key)? {
+                Means::Passphrase(slot, secret) => {
+                    session.resume_by_passphrase(name, slot, secret.expose()).map(drop).map_err(refused)
                 }
-                Key::Slot(slot, secret) => {
-                    session.resume_by_passphrase(name, number(*slot), secret.expose()).map(drop)
-                }
-                Key::Volume(key) => session.resume_by_volume_key(name, key.secret().expose()),
-                Key::Keyring(description) => {
-                    session.resume_by_passphrase(name, sys::ANY, keyring(description)?.expose()).map(drop)
-                }
-                Key::Token { number: token, pin } => {
-                    Volume::at(&device).handled(&mut session, *token)?;
+                Means::Volume(key) => session.resume_by_volume_key(name, key.expose()).map_err(refused),
+                Means::Token(token, pin) => {
                     let pin = pin.as_ref().map(Secret::expose);
-                    session.resume_by_token(name, number(*token), pin).map(drop)
+                    let resumed = session.resume_by_token(name, token, pin).map(drop);
+                    resumed.map_err(|refused| volume.token_refused(&mut session, token, refused))
                 }
             }
-            .map_err(refused)
         }
 
         fn resize(&self, name: &str, size: Sectors, key: Option<&Key>) -> Result<()> {
@@ -255,7 +251,7 @@ mod live {
             let mut session = Session::by_name(name, None, None).map_err(refused)?;
             if let Some(key) = key {
                 // Puts the volume key into this thread's keyring, from where the new table takes it.
-                unlock(&mut session, Path::new(name), None, key, OpenFlags::KEYRING_KEY, &what)?;
+                unlock(&mut session, Place::on(Path::new(name)), None, key, OpenFlags::KEYRING_KEY, &what)?;
             }
             session.resize(name, size.0).map_err(refused)
         }
@@ -266,40 +262,40 @@ mod live {
             let refused = |r| explained(name, Path::new(name), what(), r);
             let mut session = Session::by_name(name, None, None).map_err(refused)?;
             let flags = flags | OpenFlags::REFRESH | OpenFlags::IGNORE_PERSISTENT;
-            unlock(&mut session, Path::new(name), Some(name), key, flags, &what)
+            unlock(&mut session, Place::on(Path::new(name)), Some(name), key, flags, &what)
         }
     }
 
     /// Opens, or refreshes, or only brings the key here if there is no name.
     fn unlock(
         session: &mut Session,
-        device: &Path,
+        place: Place<'_>,
         name: Option<&str>,
         key: &Key,
         flags: OpenFlags,
         what: &dyn Fn() -> String,
     ) -> Result<()> {
-        let bits = flags.bits();
-        let answer = match key {
-            Key::Passphrase(secret) => session.by_passphrase(name, sys::ANY, secret.expose(), bits).map(drop),
-            Key::Slot(slot, secret) => {
-                session.by_passphrase(name, number(*slot), secret.expose(), bits).map(drop)
+        let (bits, volume) = (flags.bits(), Volume::of(place));
+        let answer = match volume.means(session, key)? {
+            Means::Passphrase(slot, secret) => {
+                session.by_passphrase(name, slot, secret.expose(), bits).map(drop)
             }
-            Key::Volume(key) => session.by_volume_key(name, key.secret().expose(), bits),
-            Key::Keyring(description) => {
-                session.by_passphrase(name, sys::ANY, keyring(description)?.expose(), bits).map(drop)
-            }
-            Key::Token { number: token, pin } => {
-                Volume::at(device).handled(session, *token)?;
+            Means::Volume(key) => session.by_volume_key(name, key.expose(), bits),
+            Means::Token(token, pin) => {
                 let pin = pin.as_ref().map(Secret::expose);
-                session.by_token(name, number(*token), pin, bits).map(drop)
+                match session.by_token(name, token, pin, bits) {
+                    Err(refused) if ![libc::EEXIST, libc::EBUSY].contains(&refused.errno()) => {
+                        return Err(volume.token_refused(session, token, refused));
+                    }
+                    other => other.map(drop),
+                }
             }
         };
         answer.map_err(|refused| match (key, refused.errno()) {
             (Key::Slot(slot, _), libc::ENOENT) => {
-                Error::NoKeyslot { device: device.to_path_buf(), slot: *slot }
+                Error::NoKeyslot { device: place.device.to_path_buf(), slot: *slot }
             }
-            _ => explained(name.unwrap_or_default(), device, what(), refused),
+            _ => explained(name.unwrap_or_default(), place.of_header(), what(), refused),
         })
     }
 

@@ -61,7 +61,7 @@ pub enum Error {
     /// Nothing here can open a token of this type.
     #[error(
         "{device}: nothing here opens token {token}, which is of type {kind}; install libcryptsetup's plug-in for it \
-         (libcryptsetup-token-{kind}.so), or use its own program (clevis has no plug-in: clevis luks unlock)"
+         (libcryptsetup-token-{kind}.so)"
     )]
     TokenUnhandled {
         /// The device.
@@ -70,6 +70,38 @@ pub enum Error {
         token: u32,
         /// Its type.
         kind: String,
+    },
+    /// A token yields no key: its device is not there, or does not give it in this state of the machine.
+    #[error("{device}: token {token} of type {kind} yields no key{}", log.as_ref().map(|l| format!(": {l}")).unwrap_or_default())]
+    TokenRefused {
+        /// The device.
+        device: PathBuf,
+        /// Its number.
+        token: u32,
+        /// Its type.
+        kind: String,
+        /// What the library said.
+        log: Option<String>,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// A token wants a PIN.
+    #[error("{device}: token {token} wants a PIN; give it (Key::Token)")]
+    TokenPin {
+        /// The device.
+        device: PathBuf,
+        /// Its number.
+        token: u32,
+    },
+    /// The program that opens a token of this type yields no key.
+    #[error("{device}: token {token} is opened by a program, which yields no key")]
+    TokenProgram {
+        /// The device.
+        device: PathBuf,
+        /// Its number.
+        token: u32,
+        /// What came of the program.
+        source: host::exec::Error,
     },
     /// The kernel's keyrings of this process have no such key.
     #[error(
@@ -279,9 +311,10 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Library { source, .. } | Self::Io { source, .. } | Self::NoKeyringKey { source, .. } => {
-                source.raw_os_error()
-            }
+            Self::Library { source, .. }
+            | Self::Io { source, .. }
+            | Self::TokenRefused { source, .. }
+            | Self::NoKeyringKey { source, .. } => source.raw_os_error(),
             Self::Tree(source) | Self::KeyFile(source) => source.errno(),
             Self::Step(failed) => failed.cause.as_ref().and_then(Self::errno),
             _ => None,
@@ -293,6 +326,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::Locked(_) | Self::NoMemory { .. } => true,
+            Self::TokenProgram { source, .. } => source.is_retryable(),
             Self::Step(failed) => failed.cause.as_ref().is_some_and(Self::is_retryable),
             other => matches!(other.errno(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)),
         }

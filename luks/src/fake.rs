@@ -8,9 +8,9 @@ use host::{Host, Secret, Sectors, Signature};
 
 use crate::apply::{Backend, Close, Opening};
 use crate::error::{Error, Result};
-use crate::header::{Found, Header, Keyslot, Version};
+use crate::header::{Found, Header, Version};
 use crate::key::{Key, VolumeKey};
-use crate::spec::{OpenFlags, PlainSpec};
+use crate::spec::{OpenFlags, Place, PlainSpec};
 use crate::state::{ActiveState, MappingState, VolumeState};
 use crate::{Luks, Uuid};
 
@@ -144,21 +144,23 @@ impl Backend for FakeCrypt {
         Ok(volumes.into_iter().map(|volume| Found::free(volume.device, volume.header)).collect())
     }
 
-    fn look(&self, host: &Host, device: &Path) -> Result<Option<Found>> {
-        Ok(self.scan(host)?.into_iter().find(|found| found.device == device))
+    fn look(&self, host: &Host, place: Place<'_>) -> Result<Option<Found>> {
+        let found = self.scan(host)?.into_iter().find(|found| found.device == place.of_header());
+        let header = place.header.map(Path::to_path_buf);
+        Ok(found.map(|found| Found { device: place.device.to_path_buf(), header, ..found }))
     }
 
-    fn check(&self, device: &Path, passphrase: &Secret) -> Result<()> {
-        match self.lock().volumes.get(&device.display().to_string()) {
-            None => Err(Error::NotLuks { device: device.to_path_buf() }),
-            Some((_, right)) if right == passphrase => Ok(()),
-            Some(_) => Err(Error::WrongPassphrase { device: device.to_path_buf() }),
-        }
+    fn check(&self, place: Place<'_>, passphrase: &Secret) -> Result<()> {
+        self.lock().unlock(place.of_header(), &passphrase.into()).map(drop)
     }
 
-    fn derive(&self, device: &Path, _: &Keyslot, passphrase: &Secret) -> Result<VolumeKey> {
+    fn derive(&self, place: Place<'_>, key: &Key) -> Result<(Option<u32>, VolumeKey)> {
+        let inner = self.lock();
+        inner.unlock(place.of_header(), key)?;
         // The volume key of a fake is its passphrase.
-        self.check(device, passphrase).map(|()| VolumeKey::new(passphrase.share()))
+        let right =
+            inner.volumes.get(&place.of_header().display().to_string()).map(|(_, right)| right.share());
+        Ok((Some(0), VolumeKey::new(right.unwrap_or_else(|| Secret::new(Vec::new())))))
     }
 
     fn close(&self, _: &Host, name: &str, how: Close) -> Result<()> {

@@ -13,6 +13,7 @@ use host::Host;
 
 use crate::Uuid;
 use crate::error::{Error, Result};
+use crate::spec::Place;
 use crate::wire::luks2::{Binary, SIZES, binary};
 use crate::wire::{BINARY, MAGIC, SECOND_MAGIC, luks1, metadata, version};
 
@@ -431,6 +432,8 @@ pub struct Found {
     pub device: PathBuf,
     /// Its header; in a list never [`Parsed::NotLuks`].
     pub parsed: Parsed,
+    /// Where that is, if not on the device.
+    pub header: Option<PathBuf>,
     /// Who is on top of it, by kernel name. One that a multipath map holds shows the same header as the map, and is not to be opened.
     pub holders: Vec<String>,
 }
@@ -441,19 +444,34 @@ impl Found {
     /// # Errors
     /// [`Error::Io`] if it cannot be read.
     pub fn look(host: &Host, device: &Path) -> Result<Self> {
-        let failed = |source| Error::Io { what: format!("read {}", device.display()), source };
-        let parsed = File::open(device).and_then(|mut file| Header::parse(&mut file)).map_err(failed)?;
+        Self::look_at(host, Place::on(device))
+    }
+
+    pub(crate) fn look_at(host: &Host, place: Place<'_>) -> Result<Self> {
+        let device = place.device;
+        let failed = |path: &Path| {
+            let what = format!("read {}", path.display());
+            move |source| Error::Io { what, source }
+        };
         // A link of udev's leads to the node, whose name sysfs has.
-        let node = device.canonicalize().map_err(failed)?;
+        let node = device.canonicalize().map_err(failed(device))?;
         let node = node.strip_prefix("/dev").ok().map(|name| name.to_string_lossy().replace('/', "!"));
         let holders = node.map(|name| holders(host, &name)).transpose()?.unwrap_or_default();
-        Ok(Self { device: device.to_path_buf(), parsed, holders })
+        let header = place.header.unwrap_or(device);
+        let parsed = File::open(header).and_then(|mut file| Header::parse(&mut file));
+        let parsed = parsed.map_err(failed(header))?;
+        Ok(Self {
+            device: device.to_path_buf(),
+            parsed,
+            header: place.header.map(Path::to_path_buf),
+            holders,
+        })
     }
 
     /// One with a good header that nobody holds.
     #[must_use]
     pub fn free(device: PathBuf, header: Header) -> Self {
-        Self { device, parsed: Parsed::Header(header), holders: Vec::new() }
+        Self { device, parsed: Parsed::Header(header), header: None, holders: Vec::new() }
     }
 }
 
@@ -475,7 +493,7 @@ pub fn scan(host: &Host) -> Result<Vec<Found>> {
         match File::open(&device).and_then(|mut file| Header::parse(&mut file)) {
             Ok(Parsed::NotLuks) => {}
             Ok(parsed) => {
-                found.push(Found { device, parsed, holders: holders(host, &entry.name)? });
+                found.push(Found { device, parsed, header: None, holders: holders(host, &entry.name)? });
             }
             Err(error) => log::debug!("luks: {}: {error}", device.display()),
         }

@@ -27,29 +27,33 @@ pub enum Key {
     },
 }
 
+/// A key file, or a part of it.
+pub(crate) fn read_part(path: &Path, offset: usize, size: Option<usize>) -> Result<Secret> {
+    let whole = Secret::read_raw(path).map_err(Error::KeyFile)?;
+    if (offset, size) == (0, None) {
+        return Ok(whole);
+    }
+    let end = size.map_or(Some(whole.len()), |size| offset.checked_add(size));
+    match end.and_then(|end| whole.expose().get(offset..end)).filter(|part| !part.is_empty()) {
+        Some(part) => Ok(Secret::new(part.to_vec())),
+        None => Err(Error::Io {
+            what: format!(
+                "read that part of the key file {}, which has {} bytes",
+                path.display(),
+                whole.len()
+            ),
+            source: std::io::ErrorKind::UnexpectedEof.into(),
+        }),
+    }
+}
+
 impl Key {
     /// Reads a key file, or a part of it: `cryptsetup --key-file --keyfile-offset --keyfile-size`. Every byte counts, a final newline too.
     ///
     /// # Errors
     /// The file cannot be read, is larger than 8 MiB, or has not that many bytes.
     pub fn file(path: impl AsRef<Path>, offset: usize, size: Option<usize>) -> Result<Self> {
-        let path = path.as_ref();
-        let whole = Secret::read_raw(path).map_err(Error::KeyFile)?;
-        if (offset, size) == (0, None) {
-            return Ok(Self::Passphrase(whole));
-        }
-        let end = size.map_or(Some(whole.len()), |size| offset.checked_add(size));
-        match end.and_then(|end| whole.expose().get(offset..end)).filter(|part| !part.is_empty()) {
-            Some(part) => Ok(Self::Passphrase(Secret::new(part.to_vec()))),
-            None => Err(Error::Io {
-                what: format!(
-                    "read that part of the key file {}, which has {} bytes",
-                    path.display(),
-                    whole.len()
-                ),
-                source: std::io::ErrorKind::UnexpectedEof.into(),
-            }),
-        }
+        read_part(path.as_ref(), offset, size).map(Self::Passphrase)
     }
 
     /// A token without a PIN.

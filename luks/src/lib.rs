@@ -1,6 +1,7 @@
 //! LUKS volumes of a storage node: what is on the disks, what is open, and how to get from one to the other.
 //!
-//! ```no_run
+#![cfg_attr(feature = "libcryptsetup", doc = "```no_run")]
+#![cfg_attr(not(feature = "libcryptsetup"), doc = "```ignore")]
 //! use luks::{Host, Luks, MappingSpec, Secret};
 //! let luks = Luks::on(&Host::live())?;
 //! let disks = [
@@ -56,14 +57,14 @@ use host::plan::Undo;
 
 use apply::{Backend, Close, Opening};
 pub use error::{Error, Result};
-pub use header::{Header, Keyslot, Parsed, Version};
+pub use header::{Header, Keyslot, Parsed, Priority, Version};
 pub use host::{Bytes, DmName, Host, ParseError, Plan, Secret, Sectors};
 pub use key::{Key, VolumeKey};
 pub use name::{Cipher, Uuid};
 pub use plan::{Step, diff};
 pub use spec::{
     Discards, FormatSpec, Integrity, Kdf, KeyslotSpec, MappingSpec, OpenFlags, OtherKeys, Overwrite,
-    PlainSpec, Priority, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
+    PlainSpec, ReencryptSpec, Resilience, Source, WeakKdf, WipePattern,
 };
 pub use state::{ActiveState, KeyslotState, MappingState, TokenState, VolumeState};
 #[cfg(feature = "libcryptsetup")]
@@ -142,6 +143,7 @@ impl Luks {
     /// # Errors
     /// [`Error::NameTaken`], [`Error::OpenElsewhere`], [`Error::NoVolume`].
     pub fn plan(&self, specs: &[MappingSpec]) -> Result<Plan<Step>> {
+        specs.iter().try_for_each(MappingSpec::check)?;
         let mappings = self.list()?;
         // Reading every disk's head is not needed where all is open: that is the state of nearly every call.
         let open = |spec: &MappingSpec| match &spec.source {

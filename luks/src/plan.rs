@@ -27,6 +27,8 @@ pub enum Step {
         header: Option<PathBuf>,
         /// How it is opened.
         flags: OpenFlags,
+        /// The only key slot that a passphrase is tried on; `None`: all.
+        keyslot: Option<u32>,
     },
     /// Closes a mapping.
     Close {
@@ -44,8 +46,11 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { name, device, header, flags, .. } => {
+            Self::Open { name, device, header, flags, keyslot, .. } => {
                 write!(f, "cryptsetup open{}", flags.options())?;
+                if let Some(slot) = keyslot {
+                    write!(f, " --key-slot {slot}")?;
+                }
                 if let Some(header) = header {
                     write!(f, " --header {}", header.display())?;
                 }
@@ -61,7 +66,7 @@ impl host::plan::Step for Step {
         vec![match self.clone() {
             Self::Open { name, uuid, device, header, .. } => Self::Close { name, uuid, device, header },
             Self::Close { name, uuid, device, header } => {
-                Self::Open { name, uuid, device, header, flags: OpenFlags::empty() }
+                Self::Open { name, uuid, device, header, flags: OpenFlags::empty(), keyslot: None }
             }
         }]
     }
@@ -132,6 +137,7 @@ pub fn diff(mappings: &[MappingState], volumes: &[VolumeState], specs: &[Mapping
             device: volume.device.clone(),
             header: spec.header.clone(),
             flags: spec.flags,
+            keyslot: spec.keyslot,
         });
     }
     Ok(plan)

@@ -7,15 +7,15 @@ mod plain;
 mod reencrypt;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use host::DmName;
+use host::{DmName, ParseError};
 
 use crate::Uuid;
 
 pub use flags::OpenFlags;
 pub use format::{FormatSpec, Integrity, Kdf, WeakKdf};
-pub use keyslot::{KeyslotSpec, Priority};
+pub use keyslot::KeyslotSpec;
 pub use plain::{PlainSpec, WipePattern};
 pub use reencrypt::{OtherKeys, ReencryptSpec, Resilience};
 
@@ -42,6 +42,25 @@ impl fmt::Display for Source {
     }
 }
 
+/// Where a volume is: its data, and its header if that is elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) device: &'a Path,
+    pub(crate) header: Option<&'a Path>,
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn on(device: &'a Path) -> Self {
+        Self { device, header: None }
+    }
+
+    /// Where the header is.
+    #[allow(dead_code)] // Without libcryptsetup and fake nobody asks.
+    pub(crate) fn of_header(&self) -> &'a Path {
+        self.header.unwrap_or(self.device)
+    }
+}
+
 /// A volume that is to be open under a name: one line of `crypttab`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -55,6 +74,8 @@ pub struct MappingSpec {
     pub flags: OpenFlags,
     /// The header, if it is not on the volume's own device; then the source is [`Source::Path`].
     pub header: Option<PathBuf>,
+    /// The only key slot that a passphrase is tried on, whatever its priority; `None`: all but those of priority "ignore".
+    pub keyslot: Option<u32>,
 }
 
 impl MappingSpec {
@@ -67,7 +88,7 @@ impl MappingSpec {
     /// A volume under a name.
     #[must_use]
     pub fn new(name: DmName, source: Source) -> Self {
-        Self { name, source, flags: OpenFlags::empty(), header: None }
+        Self { name, source, flags: OpenFlags::empty(), header: None, keyslot: None }
     }
 
     /// Lets discards through, or not.
@@ -89,6 +110,25 @@ impl MappingSpec {
     pub fn with_header(mut self, header: impl Into<PathBuf>) -> Self {
         self.header = Some(header.into());
         self
+    }
+
+    /// Says which key slot a passphrase is of; `cryptsetup --key-slot`. The others are not tried, which saves their derivations.
+    #[must_use]
+    pub fn with_keyslot(mut self, slot: u32) -> Self {
+        self.keyslot = Some(slot);
+        self
+    }
+
+    /// Refuses what cannot be found: nothing but its path tells a device that has no header of its own.
+    pub(crate) fn check(&self) -> Result<(), ParseError> {
+        match (&self.header, &self.source) {
+            (None, _) | (_, Source::Path(_)) => Ok(()),
+            (_, other) => Err(ParseError::new(
+                "device",
+                other.to_string(),
+                "the header is elsewhere, so the device is told by its path or PARTUUID=",
+            )),
+        }
     }
 }
 

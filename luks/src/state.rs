@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use host::Sectors;
 
 use crate::Uuid;
+use crate::header::Priority;
 use crate::header::{Header, Version};
-use crate::spec::{OpenFlags, Priority};
+use crate::spec::OpenFlags;
 
 /// A mapping of dm-crypt, made by us or by others.
 #[derive(Debug, Clone, PartialEq, Eq)]

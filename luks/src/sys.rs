@@ -13,7 +13,7 @@ mod machine;
 mod reencrypt;
 mod token;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::io;
@@ -25,6 +25,8 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use libcryptsetup_rs_sys as raw;
+
+use crate::spec::Place;
 
 pub(crate) use activate::deactivate;
 pub(crate) use bench::{activate_plain, benchmark_cipher, benchmark_kdf};
@@ -43,6 +45,8 @@ static LOCK: Mutex<()> = Mutex::new(());
 thread_local! {
     /// What the library said during the present call on this thread.
     static SAID: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Whether this thread is in the library: a second session of the same thread would wait for the first one for ever.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A refused call: the errno and what the library said.
@@ -81,16 +85,27 @@ fn answer(code: c_int) -> Answer<c_int> {
     if code < 0 { Err(refused(code)) } else { Ok(code) }
 }
 
+/// The lock of the library, held by this thread.
+struct Guard(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
 /// Enters the library: one caller at a time, its words caught instead of printed.
-fn enter() -> MutexGuard<'static, ()> {
+fn enter() -> Guard {
     let guard = lock();
     SAID.with_borrow_mut(Vec::clear);
     guard
 }
 
-fn lock() -> MutexGuard<'static, ()> {
+fn lock() -> Guard {
     static QUIET: Once = Once::new();
-    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    debug_assert!(!INSIDE.get(), "a session of this thread is still there");
+    let guard = Guard(LOCK.lock().unwrap_or_else(PoisonError::into_inner));
+    INSIDE.set(true);
     QUIET.call_once(|| {
         // SAFETY: a null device sets the process-wide sink; the function lives as long as the program and takes no user pointer.
         unsafe { raw::crypt_set_log_callback(ptr::null_mut(), Some(catch), ptr::null_mut()) };
@@ -142,26 +157,13 @@ fn text_of(place: *const c_char) -> Option<String> {
     Some(unsafe { CStr::from_ptr(place) }.to_string_lossy().into_owned())
 }
 
-/// Where a volume is: its data, and its header if that is elsewhere.
-#[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) device: &'a Path,
-    pub(crate) header: Option<&'a Path>,
-}
-
-impl<'a> Place<'a> {
-    pub(crate) fn on(device: &'a Path) -> Self {
-        Self { device, header: None }
-    }
-}
-
 /// One context of the library, with the lock that makes its use safe.
 pub(crate) struct Session {
     cd: *mut raw::crypt_device,
     /// The context's log has the address of what is in this box.
     _log: Option<Box<Log>>,
     /// Declared last: released after the context is freed.
-    guard: Option<MutexGuard<'static, ()>>,
+    guard: Option<Guard>,
 }
 
 impl fmt::Debug for Session {
@@ -236,6 +238,11 @@ impl Session {
         result
     }
 
+    /// Does something that is none of the library's business, without the lock.
+    pub(crate) fn apart<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        self.unlocked(|_| run())
+    }
+
     /// Calls something long with a progress callback, which lets other callers in between two of its steps.
     fn long(
         &mut self,
@@ -290,7 +297,7 @@ pub(crate) enum Ended {
 
 struct Watched<'a> {
     progress: Progress<'a>,
-    guard: &'a mut Option<MutexGuard<'static, ()>>,
+    guard: &'a mut Option<Guard>,
     stopped: bool,
 }
 

@@ -21,8 +21,8 @@ pub use reencrypt::{Health, Outcome, Progress, ReencryptState};
 use crate::error::{Error, Result};
 use crate::header::Header;
 use crate::key::{Key, VolumeKey};
-use crate::spec::{FormatSpec, Overwrite};
-use crate::sys::{self, Answer, Place, Session};
+use crate::spec::{FormatSpec, Overwrite, Place};
+use crate::sys::{self, Answer, Session};
 
 /// An encrypted volume on a disk or in an image: what can be done to it without opening it. For opening it see [`Luks`](crate::Luks).
 ///
@@ -70,6 +70,10 @@ impl Volume {
     #[must_use]
     pub fn at(device: impl Into<PathBuf>) -> Self {
         Self { device: device.into(), header: None, log: None }
+    }
+
+    pub(crate) fn of(place: Place<'_>) -> Self {
+        Self { header: place.header.map(Path::to_path_buf), ..Self::at(place.device) }
     }
 
     /// Says that the header is not on the device but here; `cryptsetup --header`.
@@ -158,10 +162,9 @@ impl Volume {
     /// Takes as long as the key derivation, during which other volumes can be worked with.
     ///
     /// # Errors
-    /// [`Error::WrongPassphrase`], [`Error::NoKeyslot`], [`Error::TokenUnhandled`], [`Error::NoKeyringKey`].
+    /// [`Error::WrongPassphrase`], [`Error::NoKeyslot`], [`Error::TokenUnhandled`], [`Error::TokenRefused`], [`Error::NoKeyringKey`].
     pub fn check(&self, key: impl Into<Key>) -> Result<Option<u32>> {
-        let mut session = self.load("check a key of")?;
-        self.key_in(&mut session, &key.into()).map(|(slot, _)| slot)
+        self.derive("check a key of", &key.into()).map(|(slot, _)| slot)
     }
 
     /// Derives the volume key: what `cryptsetup luksDump --dump-volume-key` shows. Who has it needs no passphrase.
@@ -169,40 +172,64 @@ impl Volume {
     /// # Errors
     /// As [`check`](Self::check).
     pub fn volume_key(&self, key: impl Into<Key>) -> Result<VolumeKey> {
-        let mut session = self.load("derive the key of")?;
-        self.key_in(&mut session, &key.into()).map(|(_, key)| VolumeKey::new(key))
+        self.derive("derive the key of", &key.into()).map(|(_, key)| key)
+    }
+
+    /// The volume key, and the slot it came from.
+    pub(crate) fn derive(&self, what: &str, key: &Key) -> Result<(Option<u32>, VolumeKey)> {
+        let mut session = self.load(what)?;
+        self.key_in(&mut session, key).map(|(slot, key)| (slot, VolumeKey::new(key)))
     }
 
     /// The volume key, and the slot it came from.
     fn key_in(&self, session: &mut Session, key: &Key) -> Result<(Option<u32>, Secret)> {
         let what = "derive the key of";
-        let (slot, answer) = match key {
-            Key::Passphrase(secret) => (None, session.volume_key(sys::ANY, secret.expose())),
-            Key::Keyring(description) => {
-                let secret = keyring(description)?;
-                (None, session.volume_key(sys::ANY, secret.expose()))
+        let answer = match self.means(session, key)? {
+            Means::Volume(key) => {
+                self.explained(what, session.verify_volume_key(key.expose()))?;
+                return Ok((None, key));
             }
-            Key::Slot(slot, secret) => (Some(*slot), session.volume_key(number(*slot), secret.expose())),
-            Key::Volume(key) => {
-                self.explained(what, session.verify_volume_key(key.secret().expose()))?;
-                return Ok((None, key.secret().share()));
-            }
-            Key::Token { number: token, pin } => {
-                self.handled(session, *token)?;
+            Means::Passphrase(slot, secret) => session.volume_key(slot, secret.expose()),
+            Means::Token(token, pin) => {
                 let pin = pin.as_ref().map(Secret::expose);
-                (None, session.volume_key_by_token(number(*token), pin))
+                let answer = session.volume_key_by_token(token, pin);
+                Ok(answer.map_err(|refused| self.token_refused(session, token, refused))?)
             }
         };
         match answer {
             Ok((slot, key)) => Ok((u32::try_from(slot).ok(), key)),
-            Err(refused) => Err(match (slot, refused.errno()) {
-                (Some(slot), libc::ENOENT | libc::EINVAL) => {
-                    Error::NoKeyslot { device: self.device.clone(), slot }
+            Err(refused) => Err(match (key, refused.errno()) {
+                (Key::Slot(slot, _), libc::ENOENT | libc::EINVAL) => {
+                    Error::NoKeyslot { device: self.device.clone(), slot: *slot }
                 }
                 _ => explain(self.header_place(), format!("{what} {}", self.device.display()), refused),
             }),
         }
     }
+
+    /// What a key means to the library: what it does not know how to get is fetched here.
+    pub(crate) fn means(&self, session: &mut Session, key: &Key) -> Result<Means> {
+        Ok(match key {
+            Key::Passphrase(secret) => Means::Passphrase(sys::ANY, secret.share()),
+            Key::Slot(slot, secret) => Means::Passphrase(number(*slot), secret.share()),
+            Key::Volume(key) => Means::Volume(key.secret().share()),
+            Key::Keyring(description) => Means::Passphrase(sys::ANY, keyring(description)?),
+            Key::Token { number: token, pin } => match self.token_passphrase(session, *token)? {
+                Some((slot, secret)) => Means::Passphrase(slot, secret),
+                None => Means::Token(number(*token), pin.as_ref().map(Secret::share)),
+            },
+        })
+    }
+}
+
+/// What the library takes to open a volume.
+pub(crate) enum Means {
+    /// A passphrase, for this key slot or [`sys::ANY`].
+    Passphrase(i32, Secret),
+    /// The volume key.
+    Volume(Secret),
+    /// A token and its PIN.
+    Token(i32, Option<Secret>),
 }
 
 /// A slot or token number in the library's type; what does not fit is out of its range anyway.
@@ -211,7 +238,7 @@ pub(crate) fn number(n: u32) -> i32 {
 }
 
 /// The passphrase that a key of the kernel's keyring holds.
-pub(crate) fn keyring(description: &str) -> Result<Secret> {
+fn keyring(description: &str) -> Result<Secret> {
     sys::keyring_secret(description)
         .map_err(|source| Error::NoKeyringKey { description: description.to_owned(), source })
 }

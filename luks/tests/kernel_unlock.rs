@@ -9,6 +9,7 @@
 #![allow(clippy::indexing_slicing)]
 
 mod common;
+mod guest;
 #[path = "common/unlock.rs"]
 mod suite;
 
@@ -16,8 +17,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use luks::unlock::{Outcome, UnlockSet};
-use luks::{FormatSpec, Header, Host, Kdf, Luks, MappingSpec, Overwrite, Secret, Source, Uuid};
+use luks::unlock::{Outcome, Tokens, UnlockSet};
+use luks::{FormatSpec, Header, Host, Kdf, Luks, MappingSpec, Overwrite, Secret, Source, Uuid, Volume};
 
 const IDS: [&str; 3] = [
     "1bd1f798-d105-4150-841b-f2751f419efc",
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         ("labels_and_paths_find_volumes_and_clones_are_ambiguous", labels),
         ("a_reencryption_begun_does_not_keep_a_volume_closed", reencrypting),
         ("dm_crypt_is_measured_over_a_scratch_device_and_over_no_other", measured),
+        ("tokens_open_volumes_while_nobody_is_there", tokens),
+        ("volumes_with_their_header_elsewhere_open_in_a_set", detached),
         ("a_table_has_the_flags_that_were_asked_for_and_no_key", table),
     ];
     let no_peer = if ready { common::no_cryptsetup() } else { None };
@@ -60,15 +63,8 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// The node of one of the lab's spare disks, found by its serial number.
 fn disk(serial: &str) -> Result<PathBuf, Failed> {
-    let tree = Host::live().tree().clone();
-    for entry in tree.list("/sys/block")? {
-        if tree.read_opt(format!("/sys/block/{}/serial", entry.name))?.is_some_and(|s| s.trim() == serial) {
-            return Ok(PathBuf::from(format!("/dev/{}", entry.name)));
-        }
-    }
-    Err(format!("no disk {serial}").into())
+    guest::disk(serial).map(PathBuf::from)
 }
 
 fn spec() -> FormatSpec {
@@ -193,6 +189,57 @@ fn reencrypting() -> Result<(), Failed> {
     let reports = set.run(&rig.luks, &[Secret::from("skull")])?;
     assert!(matches!(reports[0].outcome, Outcome::Opened { keyslot: None }), "{reports:?}");
     assert!(rig.luks.remove(&"half".parse()?)?);
+    Ok(())
+}
+
+/// Two volumes whose key the kernel's keyring has, one of them in reencryption, and one that has no token.
+fn tokens() -> Result<(), Failed> {
+    let rig = rig()?;
+    guest::into_keyring("sankit:unattended", b"skull");
+    for n in [0, 1] {
+        Volume::at(&rig.volumes[n].0).add_keyring_token(0, "sankit:unattended")?;
+    }
+    let reencryption = luks::ReencryptSpec::new()
+        .with_kdf(Kdf::Pbkdf2Fixed { iterations: 1000 })
+        .with_weak_kdf(luks::WeakKdf::Allowed)
+        .with_hotzone(luks::Bytes(1 << 20));
+    Volume::at(&rig.volumes[1].0)
+        .reencrypt(&reencryption, &[&Secret::from("skull")], |_| std::ops::ControlFlow::Break(()))?;
+    Volume::at(&rig.volumes[1].0).reencryption()?.ok_or("it has begun")?;
+    let specs = ["a", "b", "c"]
+        .iter()
+        .zip(&rig.volumes)
+        .map(|(name, (_, uuid))| MappingSpec::by_uuid(name.parse().expect("a name"), uuid.clone()));
+    let set = UnlockSet::new(specs).with_tokens(Tokens::Try);
+    let outcomes: Vec<_> = set.run(&rig.luks, &[])?.into_iter().map(|report| report.outcome).collect();
+    assert!(matches!(outcomes[0], Outcome::Opened { keyslot: Some(0) }), "{outcomes:?}");
+    assert!(outcomes[1].is_open(), "{outcomes:?}");
+    assert!(matches!(outcomes[2], Outcome::NoToken { .. }), "{outcomes:?}");
+    // With a passphrase for what no token opens.
+    let outcomes: Vec<_> =
+        set.run(&rig.luks, &[Secret::from("other")])?.into_iter().map(|report| report.outcome).collect();
+    assert!(matches!(outcomes[..2], [Outcome::AlreadyOpen, Outcome::AlreadyOpen]), "{outcomes:?}");
+    assert!(matches!(outcomes[2], Outcome::Opened { .. }), "{outcomes:?}");
+    Ok(())
+}
+
+fn detached() -> Result<(), Failed> {
+    let rig = rig()?;
+    let dir = tempfile::tempdir()?;
+    let (device, header) = (disk("t3")?, dir.path().join("header"));
+    guest::clear(device.to_str().ok_or("UTF-8")?)?;
+    let volume = Volume::at(&device).with_header(&header);
+    volume.format(&spec().with_data_offset(luks::Sectors(0)), &Secret::from("skull"), Overwrite::Never)?;
+    let apart = MappingSpec::new("apart".parse()?, Source::Path(device.clone())).with_header(&header);
+    let whole = MappingSpec::by_uuid("whole".parse()?, rig.volumes[0].1.clone());
+    let set = UnlockSet::new([apart, whole]);
+    for expected in ["Opened", "AlreadyOpen"] {
+        let outcomes: Vec<_> = set.run(&rig.luks, &[Secret::from("skull")])?;
+        assert!(outcomes.iter().all(|r| format!("{:?}", r.outcome).starts_with(expected)), "{outcomes:?}");
+    }
+    let uuid = volume.read()?.uuid;
+    let open = rig.luks.get(&"apart".parse()?)?.ok_or("open")?;
+    assert_eq!(open.uuid, Some(uuid));
     Ok(())
 }
 

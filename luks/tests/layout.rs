@@ -120,6 +120,7 @@ fn every_constant_has_the_value_of_the_installed_header() {
     writeln!(text, "#ifdef CRYPT_ACTIVATE_HIGH_PRIORITY").expect("a string");
     must(&mut text, &format!("CRYPT_ACTIVATE_HIGH_PRIORITY == {}", OpenFlags::HIGH_PRIORITY.bits()));
     writeln!(text, "#endif").expect("a string");
+    let priority = |priority: Priority| i32::try_from(priority.number()).expect("as the header has it");
     // None is left out: the named flags are these and the newer one.
     let named = OpenFlags::FLAGS.iter().filter(|flag| !flag.name().is_empty()).count();
     assert_eq!(named, flags.len() + 1);
@@ -129,9 +130,9 @@ fn every_constant_has_the_value_of_the_installed_header() {
         ("CRYPT_LOG_NORMAL", 0),
         ("CRYPT_LOG_ERROR", 1),
         ("CRYPT_LOG_VERBOSE", 2),
-        ("CRYPT_SLOT_PRIORITY_IGNORE", Priority::Ignore.number()),
-        ("CRYPT_SLOT_PRIORITY_NORMAL", Priority::Normal.number()),
-        ("CRYPT_SLOT_PRIORITY_PREFER", Priority::Prefer.number()),
+        ("CRYPT_SLOT_PRIORITY_IGNORE", priority(Priority::Ignore)),
+        ("CRYPT_SLOT_PRIORITY_NORMAL", priority(Priority::Normal)),
+        ("CRYPT_SLOT_PRIORITY_PREFER", priority(Priority::Prefer)),
         ("CRYPT_DEACTIVATE_DEFERRED", 1),
         ("CRYPT_DEACTIVATE_DEFERRED_CANCEL", 4),
         ("CRYPT_REENCRYPT_NONE", 0),

@@ -1,22 +1,51 @@
-//! What is left of a passphrase and of a volume key in the memory of a process that has dropped them: nothing. A child does the work and waits;
-//! this process reads the child's memory, all that a core dump would hold.
+//! What is left of passphrases and of a volume key in the memory of a process that has dropped them: nothing, and all that was logged on the way is
+//! there to be searched, too. A child does the work and waits; this process reads the child's memory, all that a core dump would hold.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)] // It is a test.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod common;
+mod guest;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use luks::unlock::{Outcome, Purpose, UnlockSet};
-use luks::{FormatSpec, Header, Host, Kdf, Luks, MappingSpec, Overwrite, Secret, Source};
+use luks::{
+    FormatSpec, Header, Host, Kdf, Key, KeyslotSpec, Luks, MappingSpec, Overwrite, Secret, Source, Volume,
+    WeakKdf,
+};
 
 /// What the child is to do: "drop" or "keep" the secret.
 const CHILD: &str = "LUKS_TEST_CHILD";
 const LENGTH: usize = 40;
+const KDF: Kdf = Kdf::Argon2idFixed { passes: 4, memory_kib: 1024, lanes: 2 };
+
+/// All that the crate and the library have logged, held in memory for this process's whole life.
+static LOGGED: Mutex<String> = Mutex::new(String::new());
+
+struct Logger;
+
+impl Logger {
+    fn add(text: &str) {
+        LOGGED.lock().expect("no panic").push_str(text);
+    }
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        Self::add(&format!("{}: {}\n", record.target(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
 
 fn main() -> ExitCode {
     if let Ok(what) = std::env::var(CHILD) {
@@ -30,28 +59,66 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Unlocks two volumes, one of them with the second secret, and waits.
+/// Uses the passphrases and the volume key in every way that needs no device-mapper, and waits.
 fn child(what: &str) -> Result<(), Box<dyn std::error::Error>> {
+    log::set_logger(&Logger).expect("the first one");
+    log::set_max_level(log::LevelFilter::Trace);
     let dir = std::env::current_dir()?;
-    let wrong = Secret::from("not this one");
     let right = Secret::read(dir.join("passphrase"))?;
-    {
-        let spec = |name: &str| -> Result<_, luks::unlock::ParseError> {
-            Ok(MappingSpec::new(name.parse()?, Source::Path(dir.join(name))))
-        };
-        let luks = Luks::on(&Host::live().with_run_dir(dir.join("run")))?;
-        let set = UnlockSet::new([spec("one")?, spec("two")?]).with_purpose(Purpose::Check);
-        let reports = set.run(&luks, &[wrong, right.share()])?;
-        assert!(reports.iter().all(|r| matches!(r.outcome, Outcome::Opened { .. })), "{reports:?}");
-        // What a program would log of all this.
-        let shown = format!("{right:?} {reports:?} {set:?} {luks:?}");
-        assert!(!shown.contains("skull"), "{shown}");
-    }
+    unlock(&dir, &right)?;
+    manage(&dir, &right)?;
+    assert!(LOGGED.lock().expect("no panic").len() > 1000, "something was logged");
     let held = (what == "keep").then_some(right);
     println!("ready");
     std::io::stdout().flush()?;
     std::io::stdin().read_exact(&mut [0])?;
     drop(held);
+    Ok(())
+}
+
+/// Unlocks two volumes with the second of two secrets.
+fn unlock(dir: &Path, right: &Secret) -> Result<(), Box<dyn std::error::Error>> {
+    let wrong = Secret::from("not this one");
+    let spec = |name: &str| -> Result<_, luks::unlock::ParseError> {
+        Ok(MappingSpec::new(name.parse()?, Source::Path(dir.join(name))))
+    };
+    let luks = Luks::on(&Host::live().with_run_dir(dir.join("run")))?;
+    let set = UnlockSet::new([spec("one")?, spec("two")?]).with_purpose(Purpose::Check);
+    let reports = set.run(&luks, &[wrong, right.share()])?;
+    assert!(reports.iter().all(|r| matches!(r.outcome, Outcome::Opened { .. })), "{reports:?}");
+    // What a program would log of all this.
+    Logger::add(&format!("{right:?} {reports:?} {set:?} {luks:?}"));
+    Ok(())
+}
+
+/// Changes and uses keys of all kinds, good ones and bad ones.
+fn manage(dir: &Path, right: &Secret) -> Result<(), Box<dyn std::error::Error>> {
+    let verbose = |name: &str| Volume::at(dir.join(name)).with_log(|_, text| Logger::add(text));
+    let (volume, other) = (verbose("one"), Secret::read(dir.join("other"))?);
+    let slot = KeyslotSpec::new().with_kdf(KDF).with_weak_kdf(WeakKdf::Allowed);
+    let key = volume.volume_key(right)?;
+    volume.check(&key)?;
+    volume.add_key(&key, &other, &slot)?;
+    volume.change_key(&other, &Secret::read(dir.join("third"))?, &slot)?;
+    let part = Key::file(dir.join("passphrase"), 0, Some(30))?;
+    let errors =
+        [volume.check(&part).expect_err("half of it"), volume.check(&other).expect_err("the old one")];
+    volume.backup(dir.join("backup"))?;
+    guest::into_keyring("sankit:memory", right.expose());
+    volume.add_keyring_token(0, "sankit:memory")?;
+    volume.check(Key::token(0))?;
+    volume.check(Key::Keyring("sankit:memory".to_owned()))?;
+    // Clevis's, where it is installed.
+    for token in verbose("two").tokens()? {
+        verbose("two").check(Key::token(token.number))?;
+    }
+    let made = verbose("three");
+    made.format(
+        &FormatSpec::luks2().with_kdf(KDF).with_weak_kdf(WeakKdf::Allowed),
+        &other,
+        Overwrite::Never,
+    )?;
+    Logger::add(&format!("{volume:?} {key:?} {part:?} {errors:?} {:?}", slot));
     Ok(())
 }
 
@@ -66,10 +133,9 @@ fn passphrase() -> Vec<u8> {
 
 fn image(dir: &Path, name: &str, key: &Secret) {
     common::image(&dir.join(name), 20 << 20, &[]).expect("a file");
-    let kdf = Kdf::Argon2idFixed { passes: 4, memory_kib: 1024, lanes: 2 };
     Header::format(
         dir.join(name),
-        &FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed),
+        &FormatSpec::luks2().with_kdf(KDF).with_weak_kdf(WeakKdf::Allowed),
         key,
         Overwrite::Never,
     )
@@ -96,14 +162,31 @@ fn volume_key(dir: &Path) -> Option<Vec<u8>> {
     })
 }
 
+/// Binds the volume "two" with clevis; the passphrase that it made up.
+fn clevis(dir: &Path) -> Option<Vec<u8>> {
+    let run = |args: &[&str]| {
+        let output = Command::new("clevis").args(args).current_dir(dir).output().ok()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(output.stdout)
+    };
+    run(&["luks", "bind", "-y", "-k", "passphrase", "-d", "two", "null", "{}"])?;
+    run(&["luks", "pass", "-d", "two", "-s", "1"]).filter(|passphrase| passphrase.len() >= LENGTH / 2)
+}
+
 fn search(what: &str) -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     let secret = passphrase();
     std::fs::write(dir.path().join("passphrase"), &secret)?;
+    let others = [passphrase(), passphrase()];
+    for (name, secret) in ["other", "third"].iter().zip(&others) {
+        std::fs::write(dir.path().join(name), secret)?;
+    }
     for name in ["one", "two"] {
         image(dir.path(), name, &Secret::new(secret.clone()));
     }
+    common::image(&dir.path().join("three"), 20 << 20, &[])?;
     let key = volume_key(dir.path());
+    let made_up = clevis(dir.path());
     let mut child = Command::new(std::env::current_exe()?)
         .env(CHILD, what)
         .current_dir(dir.path())
@@ -115,7 +198,9 @@ fn search(what: &str) -> Result<(), Failed> {
     assert_eq!(line.trim(), "ready");
     let id = child.id();
     let mut wanted = vec![("passphrase", secret.clone())];
+    wanted.extend(["other", "third"].into_iter().zip(others));
     wanted.extend(key.map(|key| ("volume key", key)));
+    wanted.extend(made_up.map(|passphrase| ("passphrase of clevis", passphrase)));
     let (found, size) = find(id, &wanted);
     child.stdin.take().expect("a pipe").write_all(b"x")?;
     assert!(child.wait()?.success());
@@ -133,6 +218,13 @@ fn find<'a>(id: u32, wanted: &[(&'a str, Vec<u8>)]) -> (Vec<(&'a str, String)>, 
     let maps = std::fs::read_to_string(format!("/proc/{id}/maps")).expect("maps");
     let memory = std::fs::File::open(format!("/proc/{id}/mem")).expect("memory");
     let (mut found, mut size) = (Vec::new(), 0);
+    // A part of it is as bad: half of a passphrase is guessed at once.
+    let parts: Vec<_> = wanted.iter().map(|(name, secret)| (*name, &secret[..secret.len() / 2])).collect();
+    // One look at each byte: this is not compiled to be fast.
+    let mut begins = [false; 256];
+    for (_, part) in &parts {
+        begins[usize::from(part[0])] = true;
+    }
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').expect("a range");
         let (from, to) = range.split_once('-').expect("two numbers");
@@ -143,11 +235,10 @@ fn find<'a>(id: u32, wanted: &[(&'a str, Vec<u8>)]) -> (Vec<(&'a str, String)>, 
             continue;
         }
         size += to - from;
-        for (name, secret) in wanted {
-            // A part of it is as bad: half of a passphrase is guessed at once.
-            let part = &secret[..secret.len() / 2];
-            if bytes.windows(part.len()).any(|window| window == part) {
-                found.push((*name, line.to_owned()));
+        for (at, byte) in bytes.iter().enumerate() {
+            if begins[usize::from(*byte)] {
+                let here = parts.iter().filter(|(_, part)| bytes[at..].starts_with(part));
+                found.extend(here.map(|(name, _)| (*name, line.to_owned())));
             }
         }
     }

@@ -10,8 +10,11 @@ use std::time::Duration;
 use host::Bytes;
 use luks::fake::FakeCrypt;
 use luks::header::Header;
-use luks::unlock::{Budget, OnWrongKey, Outcome, Purpose, UnlockSet};
-use luks::{FormatSpec, Host, Kdf, Luks, MappingSpec, Overwrite, Secret, Source, Uuid};
+use luks::unlock::{Budget, OnWrongKey, Outcome, Purpose, Tokens, UnlockSet};
+use luks::{
+    Error, FormatSpec, Host, Kdf, KeyslotSpec, Luks, MappingSpec, Overwrite, Priority, Secret, Sectors,
+    Source, Uuid, Volume, WeakKdf,
+};
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -65,7 +68,7 @@ fn volume(dir: &std::path::Path, name: &str, kdf: Kdf, key: &Secret) -> Source {
     common::image(&path, 20 << 20, &[]).expect("a file");
     Header::format(
         &path,
-        &FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed),
+        &FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(WeakKdf::Allowed),
         key,
         Overwrite::Never,
     )
@@ -203,5 +206,70 @@ fn key_slots_are_tried_by_priority_and_ignored_ones_are_not() -> Done {
         let reports = set.run(&luks, &[Secret::from(secret)])?;
         assert_eq!(format!("{:?}", reports[0].outcome), expected);
     }
+    Ok(())
+}
+
+#[test]
+fn headers_elsewhere_and_named_key_slots_are_used_and_one_that_is_missing_keeps_nothing_closed() -> Done {
+    let dir = tempfile::tempdir()?;
+    let (skull, other) = (Secret::from("skull"), Secret::from("other"));
+    let path = |name: &str| dir.path().join(name);
+    common::image(&path("data"), 1 << 20, &[])?;
+    common::image(&path("header"), 20 << 20, &[])?;
+    let spec = FormatSpec::luks2().with_kdf(argon(64, 1)).with_weak_kdf(WeakKdf::Allowed);
+    let volume = Volume::at(path("data")).with_header(path("header"));
+    volume.format(&spec.with_data_offset(Sectors(0)), &skull, Overwrite::Never)?;
+    let slot = KeyslotSpec::new().with_kdf(argon(64, 1)).with_weak_kdf(WeakKdf::Allowed);
+    volume.add_key(&skull, &other, &slot.with_priority(Priority::Ignore))?;
+    let of = |name: &str| MappingSpec::new(name.parse().expect("a name"), Source::Path(path("data")));
+    let uuid = volume.read()?.uuid;
+    let set = UnlockSet::new([
+        of("bare"),
+        of("apart").with_header(path("header")),
+        of("lost").with_header(path("nowhere")),
+        MappingSpec::by_uuid("unclear".parse()?, uuid).with_header(path("header")),
+        of("slot").with_header(path("header")).with_keyslot(1),
+        of("empty").with_header(path("header")).with_keyslot(7),
+    ])
+    .with_purpose(Purpose::Check);
+    let luks = Luks::on(&Host::live().with_run_dir(path("run")))?;
+    let reports = set.run(&luks, &[skull.share(), other.share()])?;
+    let outcomes: Vec<&Outcome> = reports.iter().map(|report| &report.outcome).collect();
+    assert!(matches!(outcomes[0], Outcome::NotLuks), "{outcomes:?}");
+    assert!(matches!(outcomes[1], Outcome::Opened { keyslot: Some(0) }), "{outcomes:?}");
+    assert!(outcomes[2].to_string().contains(&path("nowhere").display().to_string()), "{outcomes:?}");
+    assert!(outcomes[3].to_string().contains("the header is elsewhere"), "{outcomes:?}");
+    // Whatever its priority, and no other.
+    assert!(matches!(outcomes[4], Outcome::Opened { keyslot: Some(1) }), "{outcomes:?}");
+    let Outcome::Failed(error) = outcomes[5] else { panic!("{outcomes:?}") };
+    assert!(matches!(**error, Error::NoKeyslot { slot: 7, .. }), "{error:?}");
+    let planned: Vec<String> = set.plan(&luks)?.into_iter().flatten().map(|one| one.to_string()).collect();
+    let shown = |name: &str| path(name).display().to_string();
+    assert_eq!(planned[0], format!("cryptsetup open --header {} {} apart", shown("header"), shown("data")));
+    assert!(planned[1].contains("--key-slot 1"), "{planned:?}");
+    Ok(())
+}
+
+#[test]
+fn tokens_that_yield_nothing_leave_it_to_a_passphrase_and_say_why() -> Done {
+    let dir = tempfile::tempdir()?;
+    let key = Secret::from("skull");
+    let sources =
+        [volume(dir.path(), "with", argon(64, 1), &key), volume(dir.path(), "without", argon(64, 1), &key)];
+    let with = Volume::at(dir.path().join("with"));
+    with.add_token(r#"{"type":"of-tomorrow","keyslots":["0"]}"#)?;
+    with.add_keyring_token(0, "sankit:nobody put it there")?;
+    let luks = Luks::on(&Host::live().with_run_dir(dir.path().join("run")))?;
+    let set = set(&sources).with_tokens(Tokens::Try);
+    let reports = set.run(&luks, &[])?;
+    let said: Vec<String> = reports.iter().map(|report| report.outcome.to_string()).collect();
+    assert!(reports.iter().all(|report| matches!(report.outcome, Outcome::NoToken { .. })), "{reports:?}");
+    assert!(
+        said[0].contains("of-tomorrow") && said[0].contains("\"sankit:nobody put it there\""),
+        "{said:?}"
+    );
+    assert!(said[1].contains("it has none"), "{said:?}");
+    let reports = set.run(&luks, &[key])?;
+    assert!(reports.iter().all(|r| matches!(r.outcome, Outcome::Opened { keyslot: Some(0) })), "{reports:?}");
     Ok(())
 }

@@ -55,10 +55,10 @@ impl<'a> Executor<'a> {
             Step::CreateBond { name, bond, mtu, mac } => {
                 link::create_bond(name, bond.mode, &settable(&bond.options), *mtu, *mac)
             }
-            Step::CreateVlan { name, parent, id, mtu, controller } => {
+            Step::CreateVlan { name, parent, id, mtu, controller, up } => {
                 let parent = self.index(parent)?;
                 let controller = controller.as_ref().map(|c| self.index(c)).transpose()?;
-                link::create_vlan(name, parent, *id, *mtu, controller)
+                link::create_vlan(name, parent, *id, *mtu, controller, *up)
             }
             Step::DeleteLink { name } => {
                 let index = match self.index(name) {

@@ -32,7 +32,7 @@
 //! Needs `CAP_NET_ADMIN` (and `CAP_NET_RAW` to announce) in the network namespace; modules `bonding` and `8021q` are loaded when a spec
 //! needs them and `modprobe` is there.
 //!
-//! Not yet: bridges, traffic shaping, `watch`, commit-confirm.
+//! Not yet: bridges, traffic shaping, commit-confirm.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -52,23 +52,25 @@ mod state;
 #[allow(unsafe_code)]
 mod sys;
 pub mod sysctl;
+mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use host::exec::Module;
-use host::nl::Protocol;
+use host::nl::{Protocol, Socket};
 use host::plan::Undo;
 
 pub use bond::{BondAttribute, BondChange, BondMoment, BondOptionInfo, BondOptions, BondValue, BondWire};
 pub use error::{Error, Result};
 pub use floating::FloatingAddr;
-pub use host::{Deadline, Host, IfName, Plan};
+pub use host::{Deadline, Host, IfName, Plan, Watch};
 pub use name::{Prefix, VlanId};
 pub use plan::{Step, diff, removal};
 pub use spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec, SysctlBound, SysctlSpec};
 pub use state::{AddressState, BondState, LinkKindState, LinkState, NetState, RouteState};
+pub use watch::Event;
 
 /// The network of a machine; the handle of this crate.
 #[derive(Debug, Clone)]
@@ -124,10 +126,26 @@ impl Netcfg {
                 link.addresses.push(address);
             }
         }
-        for reply in socket.dump(&wire::address::dump_routes(), deadline).map_err(Error::Read)? {
-            state.routes.extend(wire::address::parse_route(&reply)?);
-        }
+        state.routes = Self::routes_of(&mut socket, deadline)?;
         Ok(state)
+    }
+
+    /// The routes of the main table.
+    pub(crate) fn routes(&self) -> Result<Vec<RouteState>> {
+        let mut socket = self.host.nl().open(Protocol::Route).map_err(Error::Read)?;
+        Self::routes_of(&mut socket, Deadline::after(self.timeout))
+    }
+
+    fn routes_of(socket: &mut Socket, deadline: Deadline) -> Result<Vec<RouteState>> {
+        let mut routes = Vec::new();
+        for reply in socket.dump(&wire::address::dump_routes(), deadline).map_err(Error::Read)? {
+            routes.extend(wire::address::parse_route(&reply)?);
+        }
+        Ok(routes)
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Reads one link; `None` if there is none of this name. `ip -d addr show NAME`.

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netcfg::{Deadline, FloatingAddr, Host, IfName, LinkSpec, NetSpec, Netcfg};
+use netcfg::{BondMode, BondSpec, Deadline, Event, FloatingAddr, Host, IfName, LinkSpec, NetSpec, Netcfg};
 
 fn in_guest() -> bool {
     let line = Host::live().tree().read("/proc/cmdline").unwrap_or_default();
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         })
         .collect();
     trials.push(Trial::test("ip_shows_what_we_made", ip_agrees).with_ignored_flag(!ready));
+    trials.push(Trial::test("a_watch_tells_of_a_failover", failover).with_ignored_flag(!ready));
     trials.push(Trial::test("an_announcement_leaves_the_machine", announcement).with_ignored_flag(!ready));
     if !ready {
         println!("kernel tests are ignored here: they need a lab guest, run `lab test netcfg`");
@@ -66,6 +67,46 @@ fn ip_agrees() -> Result<(), Failed> {
         assert!(shown.contains("bond_vlan2"), "{shown}");
     }
     assert!(ip(&["addr", "show", "bond_vlan2"])?.contains("10.1.0.100/24"));
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
+}
+
+fn failover() -> Result<(), Failed> {
+    let (host, (a, b)) = (Host::live(), cards()?);
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string())?;
+    let net = Netcfg::on(&host)?;
+    let bond = |primary: &IfName| -> Result<NetSpec, Failed> {
+        let bond = BondSpec::new(BondMode::ActiveBackup)
+            .with_port(a.clone())
+            .with_port(b.clone())
+            .with_primary(primary.clone());
+        Ok(NetSpec::default().with_link(LinkSpec::bond("bond9".parse()?, bond)))
+    };
+    net.ensure(&bond(&a)?)?;
+    net.wait_ready(&["bond9".parse()?], Deadline::after(Duration::from_secs(20)))?;
+    let mut watch = net.watch()?;
+    net.ensure(&bond(&b)?)?;
+    let deadline = Deadline::after(Duration::from_secs(30));
+    let told = loop {
+        let event = watch.next_before(deadline)?.ok_or("no failover was told")?;
+        if let Event::Failover { bond, from, to } = event {
+            break (bond, from, to);
+        }
+    };
+    assert_eq!(told, ("bond9".to_owned(), Some(a.to_string()), Some(b.to_string())));
+    // More than the socket's buffer holds: nothing is missing in the end.
+    let batch: String = (1..=1500).map(|n| format!("link set bond9 mtu {}\n", 1500 - n % 2 * 100)).collect();
+    host.tree().replace("/tmp/flood", batch + "link set bond9 mtu 1234\n", 0o600)?;
+    let flooded = Command::new("ip").args(["-batch", "/tmp/flood"]).output()?;
+    let mut last = 0;
+    while let Some(event) = watch.next_before(Deadline::after(Duration::from_millis(500)))? {
+        if let Event::LinkChanged { new, .. } = event
+            && new.name == "bond9"
+        {
+            last = new.mtu;
+        }
+    }
+    // busybox's ip has no -batch.
+    assert!(!flooded.status.success() || last == 1234, "{last}");
     conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
 }
 

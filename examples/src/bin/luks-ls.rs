@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use luks::header::{Found, Header, Identity, Parsed, scan};
-use luks::{Host, Luks};
+use luks::{Backup, Host, Luks, SlotFate, Volume};
 
 /// List LUKS volumes: UUID, label, cipher, key slots, tokens, and the state of each copy of the header.
 #[derive(Debug, Parser)]
@@ -19,6 +19,10 @@ struct Cli {
     /// Only device and UUID, from the first 4 KiB, unverified.
     #[arg(long)]
     uuid: bool,
+    /// Which keys this header backup of the device still opens, beside those that are in use: exit code 1 if one was revoked on the disk and
+    /// lives on here.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uuid", "mappings"], requires = "devices")]
+    backup: Option<PathBuf>,
     /// The open mappings instead.
     #[arg(long, conflicts_with_all = ["uuid", "devices"])]
     mappings: bool,
@@ -48,6 +52,22 @@ fn run(cli: &Cli) -> Result<bool> {
             writeln!(out, "{}\t{uuid}\t{device}\t{state}\t{}", open.name, open.holders.join(","))?;
         }
         return Ok(true);
+    }
+    if let Some(file) = &cli.backup {
+        let [device] = cli.devices.as_slice() else { bail!("a backup is of one device: name one") };
+        for slot in Backup::open(file)?.compare(&Volume::at(device))? {
+            whole &= slot.fate != SlotFate::Revoked;
+            let fate = match slot.fate {
+                SlotFate::Current => "in use on the disk, too",
+                SlotFate::Revoked => {
+                    "REVOKED on the disk: with this backup its passphrase still opens the data"
+                }
+                SlotFate::Dead => "dead: the volume key is another one since",
+                _ => "unknown",
+            };
+            writeln!(out, "{}\tslot {}\t{fate}", file.display(), slot.number)?;
+        }
+        return Ok(whole);
     }
     if cli.uuid && !cli.devices.is_empty() {
         for device in &cli.devices {

@@ -1,7 +1,6 @@
 //! Opens a set of encrypted disks with one passphrase, asked for once; those that are open are skipped.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -12,7 +11,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use host::Bytes;
 use luks::unlock::{
-    Budget, Event, OnWrongKey, Outcome, Purpose, Report, UnlockSet, parse_crypttab, parse_source,
+    Budget, CrypttabEntry, Event, OnWrongKey, Outcome, Purpose, Report, Tokens, UnlockSet, parse_crypttab,
+    parse_source,
 };
 use luks::{Host, Luks, MappingSpec, Secret, Source, Uuid};
 use san_node::passphrase;
@@ -46,6 +46,10 @@ struct Cli {
     /// Where these look for requests.
     #[arg(long, default_value = passphrase::ASK_DIR, hide = true)]
     ask_dir: PathBuf,
+    /// Try the tokens of the headers before anything is asked: a TPM, a FIDO2 device, the kernel's keyring, clevis. What they do not open is
+    /// opened with a passphrase, if there is one to be had.
+    #[arg(long)]
+    tokens: bool,
     /// How often to ask.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     tries: u32,
@@ -69,11 +73,15 @@ struct Cli {
     verbose: bool,
 }
 
-/// Volumes that are opened with the same secrets.
+/// What is to be opened.
 #[derive(Debug, Default)]
 struct Wanted {
+    /// With what the command line says, or what is asked for.
     asked: Vec<MappingSpec>,
-    by_key_file: BTreeMap<PathBuf, Vec<MappingSpec>>,
+    /// The same, after their tokens have been tried.
+    by_token: Vec<MappingSpec>,
+    /// With key files of crypttab; those of one list have the same key.
+    by_key_file: Vec<Vec<CrypttabEntry>>,
     /// Lines of crypttab with options that are not carried out.
     refused: Vec<String>,
 }
@@ -100,7 +108,7 @@ fn main() -> ExitCode {
 fn code(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Opened { .. } | Outcome::AlreadyOpen => 0,
-        Outcome::WrongKey => 2,
+        Outcome::WrongKey | Outcome::NoToken { .. } => 2,
         Outcome::TooLarge { .. } => 3,
         Outcome::Failed(error) if matches!(**error, luks::Error::NoMemory { .. }) => 3,
         Outcome::Missing { .. } | Outcome::NotLuks | Outcome::Damaged { .. } | Outcome::Ambiguous(_) => 4,
@@ -134,7 +142,7 @@ fn wanted(cli: &Cli) -> Result<Wanted> {
     };
     let Some(file) = &cli.crypttab else { return Ok(wanted) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    for entry in parse_crypttab(&text)?.into_iter().filter(|entry| entry.is_auto()) {
+    for mut entry in parse_crypttab(&text)?.into_iter().filter(|entry| entry.is_auto()) {
         let unsupported = entry.unsupported();
         if !unsupported.is_empty() {
             let name = &entry.spec.name;
@@ -143,12 +151,32 @@ fn wanted(cli: &Cli) -> Result<Wanted> {
                 .push(format!("{name}: not opened, unlock-disks has no {}", unsupported.join(", ")));
             continue;
         }
-        match entry.key_file {
-            Some(key_file) => wanted.by_key_file.entry(key_file).or_default().push(entry.spec),
-            None => wanted.asked.push(entry.spec),
+        // Where systemd looks for keys that the line does not name (crypttab(5)).
+        let name = entry.spec.name.to_string();
+        let usual = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"].map(PathBuf::from);
+        let found = usual.iter().map(|dir| dir.join(format!("{name}.key"))).find(|path| path.exists());
+        entry.key_file = entry.key_file.or(found);
+        match (&entry.key_file, entry.tokens) {
+            (Some(_), _) => {
+                let same = wanted
+                    .by_key_file
+                    .iter_mut()
+                    .find(|group| group.first().is_some_and(|one| has_same_key(one, &entry)));
+                match same {
+                    Some(group) => group.push(entry),
+                    None => wanted.by_key_file.push(vec![entry]),
+                }
+            }
+            (None, Tokens::Try) => wanted.by_token.push(entry.spec),
+            (None, Tokens::PassOver) => wanted.asked.push(entry.spec),
         }
     }
     Ok(wanted)
+}
+
+fn has_same_key(a: &CrypttabEntry, b: &CrypttabEntry) -> bool {
+    let key = |entry: &CrypttabEntry| (entry.key_file_offset, entry.key_file_size, entry.tokens);
+    a.key_file == b.key_file && key(a) == key(b)
 }
 
 fn run(cli: &Cli) -> Result<u8> {
@@ -171,14 +199,36 @@ fn run(cli: &Cli) -> Result<u8> {
     };
     let mut worst = u8::from(!wanted.refused.is_empty());
     wanted.refused.iter().for_each(|line| eprintln!("{line}"));
-    let groups = wanted.by_key_file.iter().map(|(file, specs)| (Some(file), specs));
-    for (key_file, specs) in groups.chain([(None, &wanted.asked)]).filter(|(_, specs)| !specs.is_empty()) {
-        let set = set(specs);
-        let code = match (cli.dry_run, key_file) {
+    for group in &wanted.by_key_file {
+        let Some(first) = group.first() else { continue };
+        let specs: Vec<_> = group.iter().map(|entry| entry.spec.clone()).collect();
+        let set = set(&specs).with_tokens(first.tokens);
+        let code = match (cli.dry_run, first.read_key()) {
             (true, _) => show(&set, &luks)?,
-            // As crypttab means it: every byte counts.
-            (_, Some(file)) => open(cli, &set, &luks, &[Secret::read_raw(file)?])?,
-            (_, None) => ask_and_open(cli, set, &luks)?,
+            (false, Ok(secret)) => open(cli, &set, &luks, secret.as_slice())?,
+            // A key file that is missing does not keep the other volumes closed.
+            (false, Err(error)) => {
+                let error = anyhow!(error);
+                specs.iter().for_each(|spec| eprintln!("{}: not opened: {error:#}", spec.name));
+                1
+            }
+        };
+        worst = worse(worst, code);
+    }
+    let tokens = if cli.tokens { Tokens::Try } else { Tokens::PassOver };
+    for (specs, tokens) in [(wanted.asked, tokens), (wanted.by_token, Tokens::Try)] {
+        if specs.is_empty() {
+            continue;
+        }
+        let set = |tokens| set(&specs).with_tokens(tokens);
+        let code = match (cli.dry_run, tokens) {
+            (true, _) => show(&set(tokens), &luks)?,
+            (false, Tokens::PassOver) => ask_and_open(cli, set(tokens), &luks)?,
+            (false, Tokens::Try) => match open(cli, &set(tokens), &luks, &[])? {
+                // What no token opens is asked for, unless nobody is there to be asked.
+                2 if can_ask(cli) => ask_and_open(cli, set(Tokens::PassOver), &luks)?,
+                code => code,
+            },
         };
         worst = worse(worst, code);
     }
@@ -193,12 +243,7 @@ fn show(set: &UnlockSet, luks: &Luks) -> Result<u8> {
             Ok(one) => {
                 let slots: Vec<_> = one.keyslots().map(|slot| slot.number.to_string()).collect();
                 let memory = Bytes(one.memory_kib().saturating_mul(1024));
-                println!(
-                    "cryptsetup open {} {}  # key slots {}, {memory} of memory",
-                    one.device.display(),
-                    one.name,
-                    slots.join(", ")
-                );
+                println!("{one}  # key slots {}, {memory} of memory", slots.join(", "));
             }
             Err(report) => worst = worse(worst, say(&report)),
         }
@@ -220,6 +265,9 @@ fn open(cli: &Cli, set: &UnlockSet, luks: &Luks, secrets: &[Secret]) -> Result<u
     let mut worst = 0;
     set.run_with(luks, secrets, |event| {
         match event {
+            Event::Asking { name, token } if cli.verbose => {
+                println!("{name}: asking token {}, {}", token.number, token.kind);
+            }
             Event::Deriving { name, keyslot } if cli.verbose => println!("{name}: trying key slot {keyslot}"),
             Event::Finished { report, .. } => worst = worse(worst, say(report)),
             _ => {}
@@ -258,6 +306,15 @@ fn ask_and_open(cli: &Cli, set: UnlockSet, luks: &Luks) -> Result<u8> {
         }
     }
     Ok(2)
+}
+
+/// Whether there is a passphrase to be had.
+fn can_ask(cli: &Cli) -> bool {
+    !cli.key_file.is_empty()
+        || cli.credential.is_some()
+        || cli.askpass
+        || cli.ask_dir.exists()
+        || std::io::stdin().is_terminal()
 }
 
 fn ask(cli: &Cli) -> Result<Secret> {

@@ -19,7 +19,124 @@ pub struct Line {
     pub actions: Vec<String>,
 }
 
-/// Reads the text. Columns are online processors only, so their numbers come from the head line.
+/// The whole file, with all counts in one block: what to read on a machine with hundreds of processors and thousands of interrupts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Table<'a> {
+    /// The processors of the columns: those that are online.
+    pub cpus: Vec<u32>,
+    rows: Vec<Head<'a>>,
+    counts: Vec<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Head<'a> {
+    name: &'a str,
+    irq: Option<u32>,
+    /// Where its counts end in the block; they begin where those of the row before end.
+    end: usize,
+    rest: &'a str,
+}
+
+/// One line of a [`Table`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Row<'a> {
+    /// What stands before the colon.
+    pub name: &'a str,
+    /// The interrupt's number; `None` for a counter of the architecture.
+    pub irq: Option<u32>,
+    /// How often it came on each of [`Table::cpus`]; fewer where the line has one count for all (`ERR`).
+    pub counts: &'a [u64],
+    /// The rest of the line: controller, trigger, names.
+    pub rest: &'a str,
+}
+
+impl<'a> Table<'a> {
+    /// Reads the text. Columns are online processors only, so their numbers come from the head line.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn parse(text: &'a str) -> Result<Self, ParseError> {
+        let (head, body) = text.split_once('\n').unwrap_or((text, ""));
+        let bad = |line: &str, reason: &str| ParseError::new("line of /proc/interrupts", line, reason);
+        let cpus = head
+            .split_whitespace()
+            .map(|word| word.strip_prefix("CPU").and_then(|number| number.parse().ok()))
+            .collect::<Option<Vec<u32>>>()
+            .filter(|cpus| !cpus.is_empty())
+            .ok_or_else(|| bad(head, "the first line names the processors: CPU0 CPU1 ..."))?;
+        let mut table = Self { cpus, rows: Vec::new(), counts: Vec::new() };
+        for line in body.lines() {
+            if !line.trim_ascii_start().is_empty() && !table.line(line) {
+                return Err(bad(line, "NAME: one count a processor"));
+            }
+        }
+        Ok(table)
+    }
+
+    /// Adds a line; `false` if it is none.
+    fn line(&mut self, line: &'a str) -> bool {
+        let Some((name, rest)) = line.split_once(':') else { return false };
+        let (name, bytes) = (name.trim_ascii(), rest.as_bytes());
+        let irq = name.parse().ok();
+        let mut at = 0;
+        for _ in 0..self.cpus.len() {
+            match count(bytes, &mut at) {
+                Some(count) => self.counts.push(count),
+                // ERR and MIS have one count for all.
+                None if irq.is_none() => break,
+                None => return false,
+            }
+        }
+        let rest = rest.get(at..).unwrap_or_default();
+        self.rows.push(Head { name, irq, end: self.counts.len(), rest });
+        true
+    }
+
+    /// The lines, from top to bottom.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let mut begin = 0;
+        self.rows.iter().map(move |head| {
+            let counts = self.counts.get(begin..head.end).unwrap_or_default();
+            begin = head.end;
+            Row { name: head.name, irq: head.irq, counts, rest: head.rest }
+        })
+    }
+}
+
+/// The count that begins at `at`, which moves behind it; `None` if there is no number. The kernel pads every count to ten places, and on a
+/// large machine nearly all of them are 0: eight blanks are passed over at a time.
+fn count(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    const BLANKS: u64 = u64::from_le_bytes(*b"        ");
+    let mut here = *at;
+    while let Some(word) = bytes.get(here..here + 8) {
+        let other = u64::from_le_bytes(word.try_into().ok()?) ^ BLANKS;
+        // How many of the eight are blanks before the first that is none.
+        here += usize::try_from(other.trailing_zeros() / 8).unwrap_or(8);
+        if other != 0 {
+            break;
+        }
+    }
+    while bytes.get(here) == Some(&b' ') {
+        here += 1;
+    }
+    let begin = here;
+    let mut number: u64 = 0;
+    while let Some(digit) = bytes.get(here).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        number = number.checked_mul(10)?.checked_add(digit.into())?;
+        here += 1;
+    }
+    // A word that only begins with digits is no count: "2-edge".
+    let ends = bytes.get(here).is_none_or(|byte| *byte == b' ');
+    if here == begin || !ends {
+        return None;
+    }
+    *at = here;
+    Some(number)
+}
+
+/// Reads the text, line by line, with the names taken apart.
 ///
 /// ```
 /// let text = "           CPU0       CPU2\n 24:         12          0   PCI-MSI 49152-edge      virtio0-config\nNMI:          0          0   Non-maskable interrupts\n";
@@ -33,40 +150,19 @@ pub struct Line {
 /// # Errors
 /// The head line names no processors, or a count is no number.
 pub fn parse(text: &str) -> Result<Vec<Line>, ParseError> {
-    let mut lines = text.lines();
-    let head = lines.next().unwrap_or_default();
-    let bad = |line: &str, reason: &str| ParseError::new("line of /proc/interrupts", line, reason);
-    let cpus = head
-        .split_whitespace()
-        .map(|word| word.strip_prefix("CPU").and_then(|number| number.parse().ok()))
-        .collect::<Option<Vec<u32>>>()
-        .filter(|cpus| !cpus.is_empty())
-        .ok_or_else(|| bad(head, "the first line names the processors: CPU0 CPU1 ..."))?;
-    lines
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| one(line, &cpus).ok_or_else(|| bad(line, "NAME: one count a processor")))
-        .collect()
+    let table = Table::parse(text)?;
+    Ok(table.rows().map(|row| one(&row, &table.cpus)).collect())
 }
 
-fn one(line: &str, cpus: &[u32]) -> Option<Line> {
-    let (name, rest) = line.split_once(':')?;
-    let name = name.trim().to_owned();
-    let irq = name.parse().ok();
-    let mut words = rest.split_whitespace().peekable();
-    let mut counts = Vec::with_capacity(cpus.len());
-    // ERR and MIS have one count for all.
-    for cpu in cpus {
-        match words.peek().map(|word| word.parse()) {
-            Some(Ok(count)) => counts.push((*cpu, count)),
-            _ if irq.is_none() => break,
-            _ => return None,
-        }
-        words.next();
+fn one(row: &Row<'_>, cpus: &[u32]) -> Line {
+    let counts = cpus.iter().copied().zip(row.counts.iter().copied()).collect();
+    let mut line =
+        Line { name: row.name.to_owned(), irq: row.irq, counts, chip: String::new(), actions: Vec::new() };
+    if row.irq.is_none() {
+        return line;
     }
-    if irq.is_none() {
-        return Some(Line { name, irq, counts, chip: String::new(), actions: Vec::new() });
-    }
-    let chip = words.next().unwrap_or_default().to_owned();
+    let mut words = row.rest.split_whitespace();
+    line.chip = words.next().unwrap_or_default().to_owned();
     let rest: Vec<_> = words.collect();
     // Hardware number and trigger stand between the chip and the actions: "49152-edge", "2-edge", "24  Edge" on arm.
     let is_trigger = |word: &str| {
@@ -75,8 +171,9 @@ fn one(line: &str, cpus: &[u32]) -> Option<Line> {
     };
     let after = rest.iter().position(|word| is_trigger(word)).map_or(0, |at| at + 1);
     let text = rest.get(after..).unwrap_or_default().join(" ");
-    let actions = text.split(',').map(str::trim).filter(|action| !action.is_empty()).map(str::to_owned);
-    Some(Line { name, irq, counts, chip, actions: actions.collect() })
+    line.actions =
+        text.split(',').map(str::trim).filter(|action| !action.is_empty()).map(str::to_owned).collect();
+    line
 }
 
 #[cfg(test)]
@@ -104,6 +201,31 @@ mod tests {
         assert_eq!(lines[3].actions, ["PCIe PME", "aerdrv", "pciehp"]);
         assert_eq!((lines[4].chip.as_str(), lines[4].counts[2]), ("PCI-MSIX-0000:00:02.0", (3, 1200)));
         assert_eq!((lines[6].irq, lines[6].counts.clone()), (None, vec![(0, 7)]));
+    }
+
+    #[test]
+    fn a_table_has_every_count_of_a_large_machine() {
+        let mut text = String::from("      ");
+        (0..256).for_each(|cpu| text.push_str(&format!("CPU{cpu}       ")));
+        for irq in 0..50_u64 {
+            text.push_str(&format!("\n{irq:>4}:"));
+            (0..256_u64).for_each(|cpu| {
+                text.push_str(&format!("{:>10} ", if cpu % 7 == 0 { irq * cpu * 12_345_678 } else { 0 }))
+            });
+            text.push_str("  IR-PCI-MSIX-0000:3b:00.0    1-edge      mlx5_comp1");
+        }
+        text.push_str("\n ERR:          3\n");
+        let table = Table::parse(&text).expect("the text");
+        assert_eq!((table.cpus.len(), table.rows().count()), (256, 51));
+        for (row, irq) in table.rows().take(50).zip(0_u64..) {
+            let expected: Vec<u64> =
+                (0..256).map(|cpu| if cpu % 7 == 0 { irq * cpu * 12_345_678 } else { 0 }).collect();
+            assert_eq!(row.counts, expected, "{irq}");
+            assert!(row.rest.trim_start().starts_with("IR-PCI-MSIX"), "{row:?}");
+        }
+        assert_eq!(table.rows().last().map(|row| row.counts.to_vec()), Some(vec![3]));
+        let lines = parse(&text).expect("the text");
+        assert_eq!(lines.get(7).map(|line| line.actions.clone()), Some(vec!["mlx5_comp1".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Key slots that are wanted.
 
 use super::{Kdf, WeakKdf};
+use crate::header::Priority;
 
 /// How a key slot is made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,44 +50,5 @@ impl KeyslotSpec {
     pub fn with_weak_kdf(mut self, weak: WeakKdf) -> Self {
         self.weak_kdf = weak;
         self
-    }
-}
-
-/// When a key slot is tried; `cryptsetup config --priority`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-#[non_exhaustive]
-pub enum Priority {
-    /// Only when it is asked for by its number.
-    Ignore,
-    /// After those preferred.
-    #[default]
-    Normal,
-    /// First.
-    Prefer,
-    /// One that this crate does not know.
-    Other(i32),
-}
-
-#[cfg(feature = "libcryptsetup")]
-impl Priority {
-    /// The number in a LUKS2 header and of libcryptsetup (`crypt_keyslot_priority`): 0, 1, 2.
-    #[must_use]
-    pub fn number(self) -> i32 {
-        match self {
-            Self::Ignore => 0,
-            Self::Normal => 1,
-            Self::Prefer => 2,
-            Self::Other(n) => n,
-        }
-    }
-
-    pub(crate) fn of(number: i32) -> Self {
-        match number {
-            0 => Self::Ignore,
-            1 => Self::Normal,
-            2 => Self::Prefer,
-            n => Self::Other(n),
-        }
     }
 }

@@ -42,13 +42,14 @@ impl Session {
     }
 
     /// The priority of a slot: 0 ignored, 1 normal, 2 preferred.
-    pub(crate) fn slot_priority(&mut self, slot: c_int) -> c_int {
+    pub(crate) fn slot_priority(&mut self, slot: c_int) -> i64 {
         // SAFETY: the context is live; any number is allowed.
-        unsafe { raw::crypt_keyslot_get_priority(self.cd, slot) }
+        unsafe { raw::crypt_keyslot_get_priority(self.cd, slot) }.into()
     }
 
     /// Sets the priority of a slot.
-    pub(crate) fn set_slot_priority(&mut self, slot: c_int, priority: c_int) -> Answer<()> {
+    pub(crate) fn set_slot_priority(&mut self, slot: c_int, priority: i64) -> Answer<()> {
+        let priority = c_int::try_from(priority).map_err(|_| invalid())?;
         // SAFETY: the context is live; the library checks both numbers.
         answer(unsafe { raw::crypt_keyslot_set_priority(self.cd, slot, priority) }).map(drop)
     }

@@ -5,7 +5,8 @@
 //! [`Budget`] has room for, the longest first, and hands the keys to device-mapper one by one: neither libdevmapper nor the rest of
 //! libcryptsetup may be used by two threads. One volume that cannot be opened does not keep the others closed.
 //!
-//! ```no_run
+#![cfg_attr(feature = "libcryptsetup", doc = "```no_run")]
+#![cfg_attr(not(feature = "libcryptsetup"), doc = "```ignore")]
 //! use luks::unlock::{Outcome, UnlockSet};
 //! use luks::{Luks, Secret};
 //! let crypttab = std::fs::read_to_string("/etc/crypttab")?;
@@ -24,6 +25,7 @@ mod outcome;
 mod resolve;
 mod run;
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,8 +34,9 @@ use host::{DmName, Secret};
 
 use crate::Luks;
 use crate::error::Result;
-use crate::header::{Header, Keyslot, Priority};
-use crate::spec::{MappingSpec, Source};
+use crate::header::{Header, Keyslot, Priority, Token};
+use crate::plan::Step;
+use crate::spec::{MappingSpec, Place, Source};
 
 pub use budget::Budget;
 pub use crypttab::{CrypttabEntry, parse as parse_crypttab};
@@ -68,6 +71,17 @@ pub enum OnWrongKey {
     Stop,
 }
 
+/// Whether the tokens of the headers are tried before any passphrase: what opens volumes while nobody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Tokens {
+    /// No.
+    #[default]
+    PassOver,
+    /// Yes, one after another: a TPM or a FIDO2 device through the plug-in of libcryptsetup's that its makers install (systemd's, say), a key
+    /// of the kernel's keyring, and what `clevis` decrypts.
+    Try,
+}
+
 /// Volumes that are to be open, each under its name.
 #[derive(Debug, Clone)]
 pub struct UnlockSet {
@@ -75,6 +89,7 @@ pub struct UnlockSet {
     budget: Option<Budget>,
     purpose: Purpose,
     on_wrong_key: OnWrongKey,
+    tokens: Tokens,
     timeout: Duration,
 }
 
@@ -90,14 +105,52 @@ pub struct Planned {
     pub flags: crate::OpenFlags,
     /// Its header.
     pub header: Header,
+    /// Where that is, if not on the device.
+    pub header_place: Option<PathBuf>,
+    /// The only key slot that is tried, if there is but one.
+    pub keyslot: Option<u32>,
+}
+
+impl fmt::Display for Planned {
+    /// The `cryptsetup` line for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = Step::Open {
+            name: self.name.clone(),
+            uuid: self.header.uuid.clone(),
+            device: self.device.clone(),
+            header: self.header_place.clone(),
+            flags: self.flags,
+            keyslot: self.keyslot,
+        };
+        step.fmt(f)
+    }
 }
 
 impl Planned {
     /// The key slots in the order in which they are tried: the preferred ones first; not those of priority "ignore", and none without a key
-    /// of the data.
+    /// of the data. Only the one that was named, if one was.
     pub fn keyslots(&self) -> impl Iterator<Item = &Keyslot> {
-        let of = |priority| self.header.keyslots.iter().filter(move |s| s.priority == priority && !s.unbound);
-        of(Priority::Prefer).chain(of(Priority::Normal))
+        let bound = || self.header.keyslots.iter().filter(|slot| !slot.unbound);
+        let of = move |priority| {
+            bound().filter(move |slot| match self.keyslot {
+                Some(named) => slot.number == named && slot.priority == priority,
+                None => slot.priority == priority && priority != Priority::Ignore,
+            })
+        };
+        of(Priority::Prefer).chain(of(Priority::Normal)).chain(of(Priority::Ignore))
+    }
+
+    /// The tokens that may open it: those of a key slot that is tried.
+    pub fn tokens(&self) -> impl Iterator<Item = &Token> {
+        let opens = |token: &&Token| match self.keyslot {
+            Some(named) => token.keyslots.contains(&named),
+            None => !token.keyslots.is_empty(),
+        };
+        self.header.tokens.iter().filter(opens)
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { device: &self.device, header: self.header_place.as_deref() }
     }
 
     /// The most memory that one of its key slots takes, in KiB.
@@ -127,6 +180,13 @@ pub enum Event<'a> {
         /// The key slot.
         keyslot: u32,
     },
+    /// A token is being asked for a key.
+    Asking {
+        /// The volume's name.
+        name: &'a DmName,
+        /// The token.
+        token: &'a Token,
+    },
     /// It is known what came of a volume.
     Finished {
         /// The volume and its outcome.
@@ -147,6 +207,7 @@ impl UnlockSet {
             budget: None,
             purpose: Purpose::Open,
             on_wrong_key: OnWrongKey::GoOn,
+            tokens: Tokens::PassOver,
             timeout: Duration::from_secs(300),
         }
     }
@@ -172,6 +233,13 @@ impl UnlockSet {
         self
     }
 
+    /// Sets whether tokens are tried first.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
     /// Sets after how long no further derivation is begun; default five minutes. One that has begun cannot be interrupted.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -185,8 +253,12 @@ impl UnlockSet {
     /// The mappings or the list of disks cannot be read.
     pub fn plan(&self, luks: &Luks) -> Result<Vec<std::result::Result<Planned, Report>>> {
         let mappings = luks.backend.mappings(&luks.host)?;
-        let found = resolve::inventory(luks, &mappings, &self.specs)?;
-        Ok(self.specs.iter().map(|spec| resolve::one(spec, &mappings, &found, self.purpose)).collect())
+        let (found, mut failed) = resolve::inventory(luks, &mappings, &self.specs)?;
+        let one = |(number, spec)| match failed.remove(&number) {
+            Some(error) => Err(Report::failed(spec, error)),
+            None => resolve::one(spec, &mappings, &found, self.purpose),
+        };
+        Ok(self.specs.iter().enumerate().map(one).collect())
     }
 
     /// Opens the volumes with whichever of the secrets fits each, and says what came of each, in the order of the set.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use host::{Bytes, DmName};
 
 use crate::error::Error;
+use crate::spec::MappingSpec;
 
 /// What came of one volume.
 #[derive(Debug)]
@@ -41,6 +42,11 @@ pub enum Outcome {
     },
     /// No secret fits.
     WrongKey,
+    /// No token yields its key, and no passphrase was given.
+    NoToken {
+        /// Why none does.
+        why: String,
+    },
     /// No disk here has it.
     Missing {
         /// What is here.
@@ -80,6 +86,12 @@ pub enum Outcome {
     Failed(Box<Error>),
 }
 
+impl Report {
+    pub(super) fn failed(spec: &MappingSpec, error: Error) -> Self {
+        Self { name: spec.name.clone(), device: None, outcome: Outcome::Failed(error.into()) }
+    }
+}
+
 impl Outcome {
     /// Whether the volume is usable under its name now.
     #[must_use]
@@ -113,6 +125,7 @@ impl fmt::Display for Outcome {
                 "its disk is gone and its mapping {open_as} is still there; close that (cryptsetup close --deferred {open_as})"
             ),
             Self::WrongKey => f.write_str("no key slot opens with this passphrase"),
+            Self::NoToken { why } => write!(f, "no token opens it ({why}); give a passphrase"),
             Self::Missing { have } => write!(f, "no disk here has it; {have}"),
             Self::Ambiguous(devices) => {
                 let devices: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
@@ -131,15 +144,18 @@ impl fmt::Display for Outcome {
             }
             Self::NotTried => f.write_str("not tried"),
             Self::TimedOut => f.write_str("not tried: time was over"),
-            Self::Failed(error) => {
-                write!(f, "{error}")?;
-                let mut cause = std::error::Error::source(error);
-                while let Some(error) = cause {
-                    write!(f, ": {error}")?;
-                    cause = error.source();
-                }
-                Ok(())
-            }
+            Self::Failed(error) => f.write_str(&with_causes(error)),
         }
     }
+}
+
+/// An error and why it came to it, in one line.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

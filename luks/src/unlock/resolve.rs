@@ -1,31 +1,40 @@
 //! From what is wanted and what is there to what is to be done; [`one`] is pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Outcome, Planned, Purpose, Report};
 use crate::error::{Error, Result};
 use crate::header::{Found, Parsed};
-use crate::spec::{MappingSpec, Source};
+use crate::spec::{MappingSpec, Place, Source};
 use crate::state::MappingState;
 use crate::{Luks, Uuid};
 
-/// The headers that are needed: all disks' unless every volume is named by path or open already.
-pub(super) fn inventory(luks: &Luks, mappings: &[MappingState], specs: &[MappingSpec]) -> Result<Vec<Found>> {
+/// The headers that are needed: all disks' unless every volume is named by path or open already; and of which volumes they cannot be read.
+pub(super) fn inventory(
+    luks: &Luks,
+    mappings: &[MappingState],
+    specs: &[MappingSpec],
+) -> Result<(Vec<Found>, BTreeMap<usize, Error>)> {
     let is_open = |spec: &MappingSpec| match &spec.source {
         Source::Uuid(uuid) => mappings.iter().any(|m| m.uuid.as_ref() == Some(uuid)),
         Source::Path(_) => true,
         Source::Label(_) => false,
     };
     let mut found = if specs.iter().all(is_open) { Vec::new() } else { luks.backend.scan(&luks.host)? };
-    for spec in specs {
-        let Source::Path(path) = &spec.source else { continue };
-        match luks.backend.look(&luks.host, path) {
+    let mut failed = BTreeMap::new();
+    for (number, spec) in specs.iter().enumerate() {
+        if let Err(error) = spec.check() {
+            failed.insert(number, error.into());
+        }
+        let Source::Path(device) = &spec.source else { continue };
+        match luks.backend.look(&luks.host, Place { device, header: spec.header.as_deref() }) {
             Ok(one) => found.extend(one),
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error),
+            Err(Error::Io { source, .. })
+                if source.raw_os_error() == Some(libc::ENOENT) && spec.header.is_none() => {}
+            Err(error) => drop(failed.insert(number, error)),
         }
     }
-    Ok(found)
+    Ok((found, failed))
 }
 
 /// What is to be done about one volume: open it, or nothing, for a reason.
@@ -41,7 +50,7 @@ pub(super) fn one(
         device: found.map(|found| found.device.clone()),
         outcome,
     };
-    let candidates = candidates(&spec.source, found);
+    let candidates = candidates(spec, found);
     let uuid = match (&spec.source, candidates.first().map(|found| &found.parsed)) {
         (Source::Uuid(uuid), _) => Some(uuid),
         (_, Some(Parsed::Header(header))) => Some(&header.uuid),
@@ -78,6 +87,8 @@ pub(super) fn one(
             device: chosen.device.clone(),
             flags: spec.flags,
             header: header.clone(),
+            header_place: spec.header.clone(),
+            keyslot: spec.keyslot,
         }),
         Parsed::NotLuks => Err(report(Some(chosen), Outcome::NotLuks)),
         Parsed::Damaged(copies) => Err(report(Some(chosen), Outcome::Damaged { reason: copies.to_string() })),
@@ -101,10 +112,10 @@ fn mapped(spec: &MappingSpec, uuid: &Uuid, mappings: &[MappingState]) -> Option<
 }
 
 /// The disks that may be meant, each once.
-fn candidates<'a>(source: &Source, found: &'a [Found]) -> Vec<&'a Found> {
+fn candidates<'a>(spec: &MappingSpec, found: &'a [Found]) -> Vec<&'a Found> {
     let mut seen = BTreeSet::new();
-    let is_meant = |found: &&Found| match (source, &found.parsed) {
-        (Source::Path(path), _) => &found.device == path,
+    let is_meant = |found: &&Found| match (&spec.source, &found.parsed) {
+        (Source::Path(path), _) => &found.device == path && found.header == spec.header,
         (Source::Uuid(uuid), Parsed::Header(header)) => &header.uuid == uuid,
         (Source::Label(label), Parsed::Header(header)) => &header.label == label && !label.is_empty(),
         _ => false,

@@ -9,11 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use host::{Bytes, Deadline, Lock, Secret};
 
 use super::budget::Gate;
-use super::{Budget, Event, OnWrongKey, Outcome, Planned, Purpose, Report, UnlockSet, resolve};
+use super::outcome::with_causes;
+use super::{Budget, Event, OnWrongKey, Outcome, Planned, Purpose, Report, Tokens, UnlockSet, resolve};
 use crate::Luks;
 use crate::apply::{Backend, Opening};
 use crate::error::{Error, Result};
-use crate::header::{Found, Keyslot};
+use crate::header::{Found, Keyslot, Token};
 use crate::key::VolumeKey;
 
 /// What a worker says to the calling thread.
@@ -26,11 +27,13 @@ enum Message {
 /// What opens a volume.
 enum Key {
     Volume {
-        keyslot: u32,
+        keyslot: Option<u32>,
         key: VolumeKey,
     },
-    /// A volume in reencryption has two volume keys: the library must have the passphrase.
+    /// A volume in reencryption has two volume keys: the library must have the passphrases.
     Passphrases,
+    /// Or the token.
+    Token(u32),
 }
 
 /// What all workers share.
@@ -79,14 +82,11 @@ pub(super) fn run(
         tell(&Event::Finished { report, finished, total });
     }
     let budget = set.budget.unwrap_or_else(|| Budget::of(&luks.host));
-    // The longest first: one that is begun last keeps the others waiting for its end.
-    let mut order: Vec<usize> = (0..planned.len()).collect();
-    order.sort_by_key(|n| std::cmp::Reverse(planned.get(*n).map(|(_, one)| one.weight())));
     let work = Work {
         backend: &*luks.backend,
         secrets,
         planned: &planned,
-        queue: Mutex::new(order.into()),
+        queue: Mutex::default(),
         gate: Gate::new(budget),
         budget,
         deadline: Deadline::after(set.timeout),
@@ -94,8 +94,31 @@ pub(super) fn run(
         stop: &stop,
         lucky: AtomicUsize::new(0),
     };
-    let workers = planned.len().min(usize::try_from(budget.lanes).unwrap_or(1));
     let mut opener = Opener { set, luks, secrets, lock: None };
+    let mut conclude = |number: usize, outcome: Outcome, tell: &mut dyn FnMut(&Event<'_>)| {
+        let Some((place, one)) = planned.get(number) else { return };
+        let report = Report { name: one.name.clone(), device: Some(one.device.clone()), outcome };
+        finished += 1;
+        tell(&Event::Finished { report: &report, finished, total });
+        if let Some(slot) = reports.get_mut(*place) {
+            *slot = Some(report);
+        }
+    };
+    let mut order = Vec::with_capacity(planned.len());
+    for (number, (_, one)) in planned.iter().enumerate() {
+        let by_token = match set.tokens {
+            Tokens::PassOver => None,
+            Tokens::Try => ask(&work, &mut opener, one, &mut tell)?,
+        };
+        match by_token {
+            Some(outcome) => conclude(number, outcome, &mut tell),
+            None => order.push(number),
+        }
+    }
+    // The longest first: one that is begun last keeps the others waiting for its end.
+    order.sort_by_key(|n| std::cmp::Reverse(planned.get(*n).map(|(_, one)| one.weight())));
+    let workers = order.len().min(usize::try_from(budget.lanes).unwrap_or(1));
+    *work.queue.lock().unwrap_or_else(PoisonError::into_inner) = order.into();
     std::thread::scope(|scope| -> Result<()> {
         let (sender, messages) = mpsc::channel();
         for _ in 0..workers {
@@ -105,38 +128,62 @@ pub(super) fn run(
         drop(sender);
         let mut failed = Ok(());
         for message in messages {
-            let (number, outcome) = match message {
+            match message {
                 Message::Deriving(number, keyslot) => {
                     if let Some((_, one)) = planned.get(number) {
                         tell(&Event::Deriving { name: &one.name, keyslot });
                     }
-                    continue;
                 }
-                Message::Failed(number, outcome) => (number, outcome),
+                Message::Failed(number, outcome) => conclude(number, outcome, &mut tell),
                 Message::Found(number, key) => {
                     match planned.get(number).map(|(_, one)| opener.open(one, key)) {
-                        Some(Ok(outcome)) => (number, outcome),
+                        Some(Ok(outcome)) => conclude(number, outcome, &mut tell),
                         // No lock or no module: nothing can be opened, and the workers are told to end.
                         Some(Err(error)) => {
                             stop.store(true, Ordering::SeqCst);
                             failed = Err(error);
-                            continue;
                         }
-                        None => continue,
+                        None => {}
                     }
                 }
-            };
-            let Some((place, one)) = planned.get(number) else { continue };
-            let report = Report { name: one.name.clone(), device: Some(one.device.clone()), outcome };
-            finished += 1;
-            tell(&Event::Finished { report: &report, finished, total });
-            if let Some(slot) = reports.get_mut(*place) {
-                *slot = Some(report);
             }
         }
         failed
     })?;
     Ok(reports.into_iter().flatten().collect())
+}
+
+/// Asks the tokens of a volume for its key, one after another: they share devices. `None` if none opens it and there are passphrases to try.
+fn ask(
+    work: &Work<'_>,
+    opener: &mut Opener<'_>,
+    one: &Planned,
+    tell: &mut dyn FnMut(&Event<'_>),
+) -> Result<Option<Outcome>> {
+    let mut why = Vec::new();
+    for token in one.tokens() {
+        if work.stop.load(Ordering::SeqCst) {
+            return Ok(Some(Outcome::NotTried));
+        }
+        if work.deadline.is_over() {
+            return Ok(Some(Outcome::TimedOut));
+        }
+        tell(&Event::Asking { name: &one.name, token });
+        let outcome = match work.key_of_token(one, token) {
+            Ok(key) => opener.open(one, key)?,
+            Err(outcome) => outcome,
+        };
+        match outcome {
+            Outcome::Failed(error) => why.push(with_causes(&error)),
+            Outcome::TooLarge { .. } => why.push(outcome.to_string()),
+            other => return Ok(Some(other)),
+        }
+    }
+    if why.is_empty() {
+        why.push("it has none".to_owned());
+    }
+    log::debug!("luks: {}: {}", one.name, why.join("; "));
+    Ok(work.secrets.is_empty().then(|| Outcome::NoToken { why: why.join("; ") }))
 }
 
 impl Work<'_> {
@@ -154,6 +201,21 @@ impl Work<'_> {
         }
     }
 
+    /// What a token yields.
+    fn key_of_token(&self, one: &Planned, token: &Token) -> std::result::Result<Key, Outcome> {
+        let slots = one.header.keyslots.iter().filter(|slot| token.keyslots.contains(&slot.number));
+        let needs = slots.map(bytes_of).max().unwrap_or_default();
+        if needs > self.budget.limit.0 {
+            return Err(Outcome::TooLarge { needs: Bytes(needs), limit: self.budget.limit });
+        }
+        if one.header.reencryption.is_some() {
+            return Ok(Key::Token(token.number));
+        }
+        let derived = self.backend.derive(one.place(), &crate::Key::token(token.number));
+        let (keyslot, key) = derived.map_err(|error| Outcome::Failed(error.into()))?;
+        Ok(Key::Volume { keyslot, key })
+    }
+
     /// Tries every secret on every key slot of a volume.
     fn key_of(
         &self,
@@ -168,6 +230,10 @@ impl Work<'_> {
             one.keyslots().partition(|slot| bytes_of(slot) <= self.budget.limit.0);
         let first = self.lucky.load(Ordering::SeqCst);
         let count = self.secrets.len();
+        if let (Some(slot), None) = (one.keyslot, one.keyslots().next()) {
+            let device = one.device.clone();
+            return Err(Outcome::Failed(Error::NoKeyslot { device, slot }.into()));
+        }
         for which in (0..count).map(|n| (n + first) % count) {
             let Some(secret) = self.secrets.get(which) else { continue };
             for slot in &small {
@@ -177,7 +243,7 @@ impl Work<'_> {
                 match self.derive(number, one, slot, secret, to)? {
                     Some(key) => {
                         self.lucky.store(which, Ordering::SeqCst);
-                        return Ok(Key::Volume { keyslot: slot.number, key });
+                        return Ok(Key::Volume { keyslot: Some(slot.number), key });
                     }
                     None => continue,
                 }
@@ -204,11 +270,13 @@ impl Work<'_> {
         let pass = self.gate.enter(bytes_of(slot), slot.lanes, self.deadline);
         let pass = pass.ok_or(Outcome::TimedOut)?;
         let _ = to.send(Message::Deriving(number, slot.number));
-        let mut result = self.backend.derive(&one.device, slot, secret);
+        let key = crate::Key::Slot(slot.number, secret.share());
+        let derive = || self.backend.derive(one.place(), &key).map(|(_, key)| key);
+        let mut result = derive();
         drop(pass);
         if matches!(result, Err(Error::NoMemory { .. })) {
             let _pass = self.gate.alone(self.deadline).ok_or(Outcome::TimedOut)?;
-            result = self.backend.derive(&one.device, slot, secret);
+            result = derive();
         }
         match result {
             Ok(key) => Ok(Some(key)),
@@ -233,14 +301,14 @@ struct Opener<'a> {
 
 impl Opener<'_> {
     fn open(&mut self, one: &Planned, key: Key) -> Result<Outcome> {
-        let keyslot = match &key {
-            Key::Volume { keyslot, .. } => Some(*keyslot),
-            Key::Passphrases => None,
-        };
         if self.set.purpose == Purpose::Check {
-            return Ok(match (key, self.secrets) {
-                (Key::Volume { .. }, _) => Outcome::Opened { keyslot },
-                (Key::Passphrases, secrets) => self.try_each(one, secrets, |_, _| Ok(())),
+            return Ok(match key {
+                Key::Volume { keyslot, .. } => Outcome::Opened { keyslot },
+                Key::Passphrases => self.try_each(one, |_, _| Ok(())),
+                Key::Token(token) => {
+                    let derived = self.luks.backend.derive(one.place(), &crate::Key::token(token));
+                    opened(derived.map(drop), None)
+                }
             });
         }
         if self.lock.is_none() {
@@ -256,29 +324,21 @@ impl Opener<'_> {
             return Ok(report.outcome);
         }
         let (backend, name) = (&*self.luks.backend, one.name.as_str());
-        let opening = Opening { name, device: &one.device, header: None, flags: one.flags };
-        log::debug!("luks: open {} as {name}", one.device.display());
+        let header = one.header_place.as_deref();
+        let opening = Opening { name, device: &one.device, header, flags: one.flags };
+        log::debug!("luks: {one}");
         Ok(match key {
-            Key::Volume { key, .. } => match backend.open(&opening, &key.into()) {
-                Ok(()) => Outcome::Opened { keyslot },
-                Err(error) => Outcome::Failed(error.into()),
-            },
-            Key::Passphrases => {
-                self.try_each(one, self.secrets, |backend, secret| backend.open(&opening, &secret.into()))
-            }
+            Key::Volume { key, keyslot } => opened(backend.open(&opening, &key.into()), keyslot),
+            Key::Token(token) => opened(backend.open(&opening, &crate::Key::token(token)), None),
+            Key::Passphrases => self.try_each(one, |backend, secret| backend.open(&opening, &secret.into())),
         })
     }
 
     /// Tries each secret on a volume in reencryption.
-    fn try_each(
-        &self,
-        one: &Planned,
-        secrets: &[Secret],
-        open: impl Fn(&dyn Backend, &Secret) -> Result<()>,
-    ) -> Outcome {
+    fn try_each(&self, one: &Planned, open: impl Fn(&dyn Backend, &Secret) -> Result<()>) -> Outcome {
         let backend = &*self.luks.backend;
-        for secret in secrets {
-            let tried = backend.check(&one.device, secret).and_then(|()| open(backend, secret));
+        for secret in self.secrets {
+            let tried = backend.check(one.place(), secret).and_then(|()| open(backend, secret));
             match tried {
                 Ok(()) => return Outcome::Opened { keyslot: None },
                 Err(error) if error.is_wrong_passphrase() => {}
@@ -286,5 +346,12 @@ impl Opener<'_> {
             }
         }
         Outcome::WrongKey
+    }
+}
+
+fn opened(answer: Result<()>, keyslot: Option<u32>) -> Outcome {
+    match answer {
+        Ok(()) => Outcome::Opened { keyslot },
+        Err(error) => Outcome::Failed(error.into()),
     }
 }

@@ -13,8 +13,8 @@ use super::{Volume, backup};
 use crate::error::{Error, Result};
 use crate::header::{Header, Version};
 use crate::key::Key;
-use crate::spec::{Discards, FormatSpec, Kdf, OpenFlags, Overwrite, WeakKdf, WipePattern};
-use crate::sys::{self, Place, Session};
+use crate::spec::{Discards, FormatSpec, Kdf, OpenFlags, Overwrite, Place, WeakKdf, WipePattern};
+use crate::sys::{self, Session};
 use crate::{Uuid, holders};
 
 /// Refuses a derivation that makes guessing cheap, unless that is meant.

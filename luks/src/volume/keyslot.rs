@@ -5,8 +5,9 @@ use host::Secret;
 use super::format::check_kdf;
 use super::{Volume, number};
 use crate::error::{Error, Result};
+use crate::header::Priority;
 use crate::key::Key;
-use crate::spec::{Kdf, KeyslotSpec, Priority, WeakKdf};
+use crate::spec::{Kdf, KeyslotSpec, WeakKdf};
 use crate::state::KeyslotState;
 use crate::sys::{self, Session, SlotStatus};
 
@@ -149,7 +150,8 @@ impl Volume {
 
     /// Changes a passphrase: adds a slot for the new one, checks it, and only then removes the old one's; the new slot's number, which is another
     /// than the old one's. `cryptsetup luksChangeKey`. Killed at any point, the volume opens with the old passphrase, the new one, or both, and the
-    /// same call made again finishes.
+    /// same call made again finishes. Only a slot that was being wiped in that moment may be left: it opens with nothing, which nobody can tell from
+    /// a slot of somebody else's; [`remove_key`](Self::remove_key) takes it away.
     ///
     /// The new slot has the old one's priority unless the spec says another, and its tokens only if the passphrase stays (a token yields the old one).
     ///
@@ -188,7 +190,11 @@ impl Volume {
             spec.priority = Priority::of(session.slot_priority(number(old_slot)));
         }
         let slot = match begun {
-            Some(slot) => slot,
+            Some(slot) => {
+                // There is one session at a time, and the next one begins below.
+                drop(session);
+                slot
+            }
             None => self.add_in(session, &key, new, &spec)?,
         };
         let mut session = self.load("change a key of")?;

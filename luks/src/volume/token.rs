@@ -1,9 +1,22 @@
 //! Tokens of a LUKS2 header.
 
-use super::{Volume, number};
+use std::time::Duration;
+
+use host::exec::Program;
+use host::{Deadline, Host, Secret};
+
+use super::{Volume, keyring, number};
 use crate::error::{Error, Result};
 use crate::state::TokenState;
 use crate::sys::{self, Session};
+use crate::wire;
+
+/// The type of tokens that `cryptsetup token add` makes.
+const KEYRING: &str = "luks2-keyring";
+/// The type of tokens that `clevis luks bind` makes.
+const CLEVIS: &str = "clevis";
+/// How long a pin of clevis may take: a TPM needs a second, a Tang server an answer over the network.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Volume {
     /// The tokens of the header, with their JSON. LUKS1 has none.
@@ -96,13 +109,63 @@ impl Volume {
         Ok(true)
     }
 
-    /// Refuses a token that is not there or that nothing here can open.
-    pub(crate) fn handled(&self, session: &mut Session, token: u32) -> Result<()> {
+    /// The passphrase that a token stands for, and the key slot it is of, where that can be had without the library: from the kernel's keyring,
+    /// and from clevis. `None` where a plug-in of the library's opens it. Refuses a token that is not there or that nothing here can open.
+    ///
+    /// With a passphrase a volume in reencryption opens, too; a token of the library's opens none (libcryptsetup 2.6 to 2.8).
+    pub(crate) fn token_passphrase(
+        &self,
+        session: &mut Session,
+        token: u32,
+    ) -> Result<Option<(i32, Secret)>> {
         let device = self.device.clone();
-        match session.is_luks2().then(|| session.token(number(token))).flatten() {
-            None => Err(Error::NoToken { device, token }),
-            Some(seen) if !seen.handled => Err(Error::TokenUnhandled { device, token, kind: seen.kind }),
-            Some(_) => Ok(()),
+        let Some(seen) = session.is_luks2().then(|| session.token(number(token))).flatten() else {
+            return Err(Error::NoToken { device, token });
+        };
+        let secret = match seen.kind.as_str() {
+            KEYRING | CLEVIS => {
+                let json = self.explained("read a token of", session.token_json(number(token)))?;
+                let broken = || Error::Damaged {
+                    device: device.clone(),
+                    reason: format!("token {token} is of type {} and has not its fields", seen.kind),
+                };
+                if seen.kind == KEYRING {
+                    keyring(&wire::token::description(&json).ok_or_else(broken)?)?
+                } else {
+                    let message = wire::token::message(&json).ok_or_else(broken)?;
+                    // A Tang server may take its time: nobody else need wait for the library.
+                    let answer = session.apart(|| {
+                        let (deadline, host) = (Deadline::after(PATIENCE), Host::live());
+                        host.exec().run_secret(Program::CLEVIS, &["decrypt"], message.as_bytes(), deadline)
+                    });
+                    answer.map_err(|source| Error::TokenProgram { device: device.clone(), token, source })?
+                }
+            }
+            _ if seen.handled => return Ok(None),
+            _ => return Err(Error::TokenUnhandled { device, token, kind: seen.kind }),
+        };
+        let header = self.read()?;
+        let slots = header.tokens.iter().find(|one| one.number == token).map(|one| one.keyslots.as_slice());
+        // Two keys make a volume in reencryption, and they are in two slots.
+        let slot = match (slots, &header.reencryption) {
+            (Some([slot]), None) => number(*slot),
+            _ => sys::ANY,
+        };
+        Ok(Some((slot, secret)))
+    }
+
+    /// Why the library got no key from a token.
+    pub(crate) fn token_refused(&self, session: &mut Session, token: i32, refused: sys::Refused) -> Error {
+        let device = self.device.clone();
+        let (number, seen) = (u32::try_from(token).unwrap_or_default(), session.token(token));
+        match refused.errno() {
+            libc::ENOMEM => Error::NoMemory { device },
+            // What libcryptsetup.h says of a token that wants a PIN.
+            libc::ENOANO => Error::TokenPin { device, token: number },
+            _ => {
+                let kind = seen.map(|seen| seen.kind).unwrap_or_default();
+                Error::TokenRefused { device, token: number, kind, log: refused.log, source: refused.source }
+            }
         }
     }
 

@@ -33,19 +33,42 @@ pub struct Keyslot {
     pub unbound: bool,
 }
 
-/// The order in which key slots are tried; `cryptsetup config --priority`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// When a key slot is tried; `cryptsetup config --priority`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Priority {
     /// First.
     Prefer,
     /// After the preferred ones; the default, and the only one of LUKS1.
+    #[default]
     Normal,
     /// Only if the key slot is named.
     Ignore,
     /// A number that is not known; libcryptsetup never tries such a key slot unasked.
     Other(i64),
+}
+
+impl Priority {
+    /// The number in a LUKS2 header and of libcryptsetup (`crypt_keyslot_priority`): 0 ignore, 1 normal, 2 prefer.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Ignore => 0,
+            Self::Normal => 1,
+            Self::Prefer => 2,
+            Self::Other(n) => n,
+        }
+    }
+
+    pub(crate) fn of(number: i64) -> Self {
+        match number {
+            0 => Self::Ignore,
+            1 => Self::Normal,
+            2 => Self::Prefer,
+            n => Self::Other(n),
+        }
+    }
 }
 
 /// A token: what says where a passphrase of key slots is to be had.
@@ -319,12 +342,7 @@ fn keyslot(number_: u32, slot: &Object) -> Checked<Keyslot> {
         // One that is invented later: kept, and libcryptsetup will say that it cannot open it.
         _ => (0, 0, 1),
     };
-    let priority = match slot.get("priority").map(Value::as_i64) {
-        None | Some(Some(1)) => Priority::Normal,
-        Some(Some(0)) => Priority::Ignore,
-        Some(Some(2)) => Priority::Prefer,
-        Some(other) => Priority::Other(other.unwrap_or(-1)),
-    };
+    let priority = slot.get("priority").map_or(Priority::Normal, |n| Priority::of(n.as_i64().unwrap_or(-1)));
     Ok(Keyslot {
         number: number_,
         kdf: kind,

@@ -6,6 +6,8 @@
 pub(crate) mod luks1;
 pub(crate) mod luks2;
 pub(crate) mod metadata;
+#[cfg(feature = "libcryptsetup")]
+pub(crate) mod token;
 
 /// The first six bytes of LUKS1, and of LUKS2's first copy.
 pub(crate) const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";

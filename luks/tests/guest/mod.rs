@@ -19,10 +19,14 @@ pub(crate) fn ready() -> bool {
 }
 
 /// The node of one of the lab's spare disks, found by its serial number.
+///
+/// It is told to have no turning parts: on those libcryptsetup wipes a key slot 39 times over, minutes under emulation. A partition always counts
+/// as one that turns (`crypt_dev_is_rotational` asks for `queue/rotational`, which partitions lack).
 pub(crate) fn disk(serial: &str) -> Result<String, Failed> {
     let tree = Host::live().tree().clone();
     for entry in tree.list("/sys/block")? {
         if tree.read_opt(format!("/sys/block/{}/serial", entry.name))?.is_some_and(|s| s.trim() == serial) {
+            tree.write(format!("/sys/block/{}/queue/rotational", entry.name), "0")?;
             return Ok(format!("/dev/{}", entry.name));
         }
     }
@@ -128,4 +132,22 @@ pub(crate) fn check(device: &Path, step: u64) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Puts a key into the process's keyring (`add_key(2)`), as a program would that gets it from elsewhere.
+pub(crate) fn into_keyring(description: &str, payload: &[u8]) {
+    let text = std::ffi::CString::new(description).expect("no NUL");
+    let ring: libc::c_long = -2; // KEY_SPEC_PROCESS_KEYRING
+    // SAFETY: the texts are NUL-terminated, the payload is a live slice of that length.
+    let id = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            text.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            ring,
+        )
+    };
+    assert!(id > 0, "{}", std::io::Error::last_os_error());
 }

@@ -13,10 +13,10 @@ use host::nl::{Message, Protocol, Reply, attributes, flags};
 use crate::BondMode;
 use crate::wire::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK,
-    RTM_NEWROUTE,
+    RTM_NEWROUTE, groups,
 };
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Link {
     name: String,
     kind: Option<String>,
@@ -155,6 +155,8 @@ impl Responder for Rtnl {
             ),
             kind => {
                 net.writes += 1;
+                let (links, addresses, routes) =
+                    (net.links.clone(), net.addresses.clone(), net.routes.clone());
                 let result = match kind {
                     RTM_NEWLINK => net.new_link(request),
                     RTM_DELLINK => net.delete_link(request),
@@ -164,10 +166,13 @@ impl Responder for Rtnl {
                     RTM_DELROUTE => net.delete_route(request),
                     _ => Err((libc::EOPNOTSUPP, None)),
                 };
-                match result {
+                let mut answer = match result {
                     Ok(()) => Answer::status(0, None),
                     Err((errno, text)) => Answer::status(errno, text),
-                }
+                };
+                let routed = matches!(kind, RTM_NEWROUTE | RTM_DELROUTE);
+                answer.events = net.told(&links, &addresses, routed.then_some(&routes[..]));
+                answer
             }
         }
     }
@@ -252,6 +257,39 @@ fn shown(index: u32, link: &Link) -> Reply {
 }
 
 impl Net {
+    /// What the kernel tells of a change: each link and address that is another one now. Routes only if they were changed by name: those
+    /// that go with a link or address go silently (`fib_sync_down_dev`).
+    fn told(
+        &self,
+        links: &BTreeMap<u32, Link>,
+        addresses: &[(u32, Vec<u8>)],
+        routes: Option<&[Vec<u8>]>,
+    ) -> Vec<(u32, Reply)> {
+        let mut events = Vec::new();
+        let mut tell = |group, kind, body: &[u8]| events.push((group, Reply::new(kind, 0, 0, body.to_vec())));
+        for (_, body) in addresses.iter().filter(|one| !self.addresses.contains(one)) {
+            tell(groups::IPV4_ADDRESS, RTM_DELADDR, body);
+        }
+        for (index, link) in links.iter().filter(|(index, _)| !self.links.contains_key(index)) {
+            tell(groups::LINK, RTM_DELLINK, &shown(*index, link).body);
+        }
+        for (index, link) in self.links.iter().filter(|(index, link)| links.get(index) != Some(link)) {
+            tell(groups::LINK, RTM_NEWLINK, &shown(*index, link).body);
+        }
+        for (_, body) in self.addresses.iter().filter(|one| !addresses.contains(one)) {
+            tell(groups::IPV4_ADDRESS, RTM_NEWADDR, body);
+        }
+        if let Some(routes) = routes {
+            routes.iter().filter(|r| !self.routes.contains(r)).for_each(|r| {
+                tell(groups::IPV4_ROUTE, RTM_DELROUTE, r);
+            });
+            self.routes.iter().filter(|r| !routes.contains(r)).for_each(|r| {
+                tell(groups::IPV4_ROUTE, RTM_NEWROUTE, r);
+            });
+        }
+        events
+    }
+
     fn find(&self, fields: &Fields) -> Option<u32> {
         match &fields.name {
             Some(name) => self.links.iter().find(|(_, l)| &l.name == name).map(|(index, _)| *index),
@@ -287,6 +325,10 @@ impl Net {
                 if self.links.values().any(|l| l.lower == lower && l.vlan == id) {
                     return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
                 }
+                if fields.flags & fields.change & 1 != 0 && !parent.up {
+                    return Err((libc::ENETDOWN, None));
+                }
+                link.up = fields.flags & fields.change & 1 != 0;
                 (link.lower, link.vlan, link.mtu) = (lower, id, fields.mtu.unwrap_or(parent.mtu));
                 if link.mtu > parent.mtu {
                     return Err((libc::EINVAL, None));

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::IfName;
 
-use super::invalid;
+use super::{Planner, invalid};
 use crate::bond::{BondAttribute, BondMoment, BondValue};
 use crate::error::{Error, Result};
-use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
+use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec};
 use crate::state::{LinkState, NetState};
 use crate::sysctl::{Advice, explain};
 
 /// Everything that can be known to be wrong before a single message is sent.
-pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
+pub(super) fn check(view: &Planner<'_>) -> Result<()> {
+    let (state, spec) = (view.state, view.spec);
     for sysctl in spec.sysctls.iter().filter(|sysctl| !sysctl.force) {
         if let Some(verdict) = explain(&sysctl.key, &sysctl.value).filter(|v| v.advice == Advice::Harmful) {
             let reason =
@@ -35,17 +36,17 @@ pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
         }
         match &link.kind {
             LinkKind::Existing => {
-                let seen = state.link(&link.name).ok_or_else(|| no_link(state, &link.name))?;
+                let seen = view.seen(&link.name).ok_or_else(|| no_link(state, &link.name))?;
                 check_mtu(link, seen)?;
             }
             LinkKind::Vlan { parent, id } => {
                 if let Some(other) = vlans.insert((parent, id), &link.name) {
                     return Err(invalid(&link.name, format!("VLAN {id} on {parent} is {other} already")));
                 }
-                check_vlan(state, spec, link, parent)?;
+                check_vlan(view, link, parent)?;
             }
             LinkKind::Bond(bond) => {
-                check_bond(state, spec, link, bond)?;
+                check_bond(view, link, bond)?;
                 for port in &bond.ports {
                     if let Some(other) = bond_of_port.insert(port, &link.name).filter(|o| *o != &link.name) {
                         return Err(invalid(port, format!("it is a port of {other} and of {}", link.name)));
@@ -67,7 +68,7 @@ pub(super) fn check(state: &NetState, spec: &NetSpec) -> Result<()> {
             if depth > spec.links.len() {
                 return Err(invalid(&link.name, "it stands on itself"));
             }
-            match spec.link(name).map(|l| &l.kind) {
+            match view.spec_of(name).map(|l| &l.kind) {
                 Some(LinkKind::Vlan { parent, .. }) => at.push((parent, depth + 1)),
                 Some(LinkKind::Bond(bond)) => at.extend(bond.ports.iter().map(|p| (p, depth + 1))),
                 _ => {}
@@ -96,15 +97,15 @@ fn check_mtu(link: &LinkSpec, seen: &LinkState) -> Result<()> {
 }
 
 /// The MTU a link will have when the spec is applied.
-fn mtu_of(state: &NetState, spec: &NetSpec, name: &IfName) -> Option<u32> {
-    spec.link(name).and_then(|l| l.mtu).or_else(|| state.link(name).map(|l| l.mtu))
+fn mtu_of(view: &Planner<'_>, name: &IfName) -> Option<u32> {
+    view.spec_of(name).and_then(|l| l.mtu).or_else(|| view.seen(name).map(|l| l.mtu))
 }
 
-fn check_vlan(state: &NetState, spec: &NetSpec, link: &LinkSpec, parent: &IfName) -> Result<()> {
-    if spec.link(parent).is_none() && state.link(parent).is_none() {
-        return Err(no_link(state, parent));
+fn check_vlan(view: &Planner<'_>, link: &LinkSpec, parent: &IfName) -> Result<()> {
+    if view.spec_of(parent).is_none() && view.seen(parent).is_none() {
+        return Err(no_link(view.state, parent));
     }
-    match (link.mtu, mtu_of(state, spec, parent)) {
+    match (link.mtu, mtu_of(view, parent)) {
         (Some(mtu), Some(below)) if mtu > below => Err(invalid(
             &link.name,
             format!("mtu {mtu} is larger than the {below} of {parent} below it; raise that first"),
@@ -113,21 +114,21 @@ fn check_vlan(state: &NetState, spec: &NetSpec, link: &LinkSpec, parent: &IfName
     }
 }
 
-fn check_bond(state: &NetState, spec: &NetSpec, link: &LinkSpec, bond: &BondSpec) -> Result<()> {
+fn check_bond(view: &Planner<'_>, link: &LinkSpec, bond: &BondSpec) -> Result<()> {
     if let BondMode::Other(number) = bond.mode {
         return Err(invalid(&link.name, format!("bond mode {number} is not known")));
     }
     for port in &bond.ports {
-        if spec.link(port).is_none() && state.link(port).is_none() {
-            return Err(no_link(state, port));
+        if view.spec_of(port).is_none() && view.seen(port).is_none() {
+            return Err(no_link(view.state, port));
         }
-        let own = spec.link(port).and_then(|l| l.mtu);
+        let own = view.spec_of(port).and_then(|l| l.mtu);
         if let (Some(own), Some(mtu)) = (own, link.mtu.filter(|m| Some(*m) != own)) {
             let reason =
                 format!("mtu {own}: as a port of {} it has the bond's, {mtu}; make them equal", link.name);
             return Err(invalid(port, reason));
         }
-        if let (Some(mtu), Some(seen)) = (link.mtu, state.link(port)) {
+        if let (Some(mtu), Some(seen)) = (link.mtu, view.seen(port)) {
             check_mtu(&LinkSpec::existing(port.clone()).with_mtu(mtu), seen)?;
         }
     }

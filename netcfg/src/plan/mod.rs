@@ -53,6 +53,8 @@ pub enum Step {
         mtu: Option<u32>,
         /// The bond it is a port of.
         controller: Option<IfName>,
+        /// Whether it is brought up at once.
+        up: bool,
     },
     /// Deletes a link that a spec of ours made. Not undone: applying the spec makes it anew.
     DeleteLink {
@@ -148,9 +150,14 @@ impl fmt::Display for Step {
                 let options = words(&settable(&bond.options));
                 write!(f, "ip link add {name}{mac}{mtu} type bond mode {}{options}", bond.mode)
             }
-            Self::CreateVlan { name, parent, id, mtu, controller } => {
+            Self::CreateVlan { name, parent, id, mtu, controller, up } => {
                 let master = controller.as_ref().map(|c| format!(" master {c}")).unwrap_or_default();
-                write!(f, "ip link add link {parent} name {name}{}{master} type vlan id {id}", mtu_of(mtu))
+                let up = if *up { " up" } else { "" };
+                write!(
+                    f,
+                    "ip link add link {parent} name {name}{}{master}{up} type vlan id {id}",
+                    mtu_of(mtu)
+                )
             }
             Self::DeleteLink { name } => write!(f, "ip link del {name}"),
             Self::SetBond { name, to, .. } => {
@@ -225,7 +232,8 @@ fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Error {
 /// # Errors
 /// [`Error::Invalid`] and [`Error::NoLink`] name the link and the fix; then nothing is to be done at all.
 pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>) -> Result<Plan<Step>> {
-    check::check(state, spec)?;
+    let planner = Planner::new(state, spec);
+    check::check(&planner)?;
     let mut plan = Plan::default();
     for sysctl in &spec.sysctls {
         let path = sysctl.path();
@@ -240,12 +248,11 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
             plan.push(Step::Sysctl { path, from, to });
         }
     }
-    let planner = Planner { state, spec };
     let ordered = planner.ordered();
     let is = |link: &&LinkSpec, f: fn(&LinkKind) -> bool| f(&link.kind);
     // Network cards first, so that their VLANs can be opened; the ports among them wait for their bond.
     for link in ordered.iter().filter(|l| is(l, |k| matches!(k, LinkKind::Existing))) {
-        if spec.bond_of(&link.name).is_none() {
+        if planner.bond_of(&link.name).is_none() {
             planner.raise_mtu(link, &mut plan);
             planner.up(&link.name, &mut plan);
         }
@@ -267,8 +274,11 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
         }
     }
     for link in &ordered {
-        let is_port = spec.bond_of(&link.name).is_some();
-        if matches!(link.kind, LinkKind::Vlan { .. }) && !is_port {
+        let is_port = planner.bond_of(&link.name).is_some();
+        if let LinkKind::Vlan { parent, .. } = &link.kind
+            && !is_port
+            && (planner.seen(&link.name).is_some() || !planner.is_up_early(parent))
+        {
             planner.up(&link.name, &mut plan);
         }
     }
@@ -276,7 +286,7 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
     for link in ordered.iter().rev() {
         if let (Some(to), Some(seen)) = (link.mtu, planner.seen(&link.name))
             && to < seen.mtu
-            && spec.bond_of(&link.name).is_none()
+            && planner.bond_of(&link.name).is_none()
         {
             plan.push(Step::SetMtu { name: link.name.clone(), from: seen.mtu, to });
         }
@@ -290,7 +300,7 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
 /// are.
 #[must_use]
 pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
-    let planner = Planner { state, spec };
+    let planner = Planner::new(state, spec);
     let mut plan = Plan::default();
     let mut ordered = planner.ordered();
     ordered.reverse();
@@ -311,14 +321,52 @@ pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
     plan
 }
 
+/// State and spec, by name: with a thousand links nothing may look through all of them for each.
 struct Planner<'a> {
     state: &'a NetState,
     spec: &'a NetSpec,
+    seen: BTreeMap<&'a str, &'a LinkState>,
+    specs: BTreeMap<&'a str, &'a LinkSpec>,
+    bonds: BTreeMap<&'a str, &'a IfName>,
 }
 
 impl<'a> Planner<'a> {
+    fn new(state: &'a NetState, spec: &'a NetSpec) -> Self {
+        let mut bonds = BTreeMap::new();
+        for link in &spec.links {
+            if let LinkKind::Bond(bond) = &link.kind {
+                bonds.extend(bond.ports.iter().map(|port| (port.as_str(), &link.name)));
+            }
+        }
+        Self {
+            state,
+            spec,
+            seen: state.links.values().map(|link| (link.name.as_str(), link)).collect(),
+            specs: spec.links.iter().map(|link| (link.name.as_str(), link)).collect(),
+            bonds,
+        }
+    }
+
     fn seen(&self, name: &IfName) -> Option<&'a LinkState> {
-        self.state.link(name)
+        self.seen.get(name.as_str()).copied()
+    }
+
+    fn spec_of(&self, name: &IfName) -> Option<&'a LinkSpec> {
+        self.specs.get(name.as_str()).copied()
+    }
+
+    /// The bond that the spec makes a link a port of.
+    fn bond_of(&self, name: &IfName) -> Option<&'a IfName> {
+        self.bonds.get(name.as_str()).copied()
+    }
+
+    /// Whether a new VLAN on this link can be brought up in the message that makes it: the link is up by then.
+    fn is_up_early(&self, parent: &IfName) -> bool {
+        match self.spec_of(parent).map(|link| &link.kind) {
+            Some(LinkKind::Existing) => self.bond_of(parent).is_none(),
+            Some(_) => false,
+            None => self.seen(parent).is_some_and(|seen| seen.up),
+        }
     }
 
     /// The links, each after what it stands on.
@@ -334,7 +382,7 @@ impl<'a> Planner<'a> {
             return guard;
         }
         let below = |name: &IfName| self.depth(name, guard + 1) + 1;
-        match self.spec.link(name).map(|link| &link.kind) {
+        match self.spec_of(name).map(|link| &link.kind) {
             Some(LinkKind::Vlan { parent, .. }) => below(parent),
             Some(LinkKind::Bond(bond)) => bond.ports.iter().map(below).max().unwrap_or(0),
             _ => 0,
@@ -343,7 +391,7 @@ impl<'a> Planner<'a> {
 
     /// The hardware address of the card that a link is or stands on.
     fn card_mac(&self, name: &IfName, guard: usize) -> Option<[u8; 6]> {
-        match self.spec.link(name).map(|link| &link.kind) {
+        match self.spec_of(name).map(|link| &link.kind) {
             Some(LinkKind::Vlan { parent, .. }) if guard < self.spec.links.len() => {
                 self.card_mac(parent, guard + 1)
             }
@@ -392,12 +440,14 @@ impl<'a> Planner<'a> {
 
     fn vlan(&self, link: &LinkSpec, parent: &IfName, id: VlanId, plan: &mut Plan<Step>) -> Result<()> {
         let name = link.name.clone();
-        let controller = self.spec.bond_of(&link.name).cloned();
+        let controller = self.bond_of(&link.name).cloned();
         let Some(seen) = self.seen(&link.name) else {
             // A port takes its bond's MTU.
-            let bond_mtu = controller.as_ref().and_then(|c| self.spec.link(c)).and_then(|c| c.mtu);
+            let bond_mtu = controller.as_ref().and_then(|c| self.spec_of(c)).and_then(|c| c.mtu);
             let mtu = link.mtu.or(bond_mtu);
-            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller });
+            // A port is opened by its bond, and must not be up before.
+            let up = controller.is_none() && self.is_up_early(parent);
+            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller, up });
             return Ok(());
         };
         let LinkKindState::Vlan { id: now, .. } = &seen.kind else {
@@ -424,7 +474,7 @@ impl<'a> Planner<'a> {
     fn ports(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
         let seen = self.seen(&link.name);
         for port in &bond.ports {
-            let born_as_port = self.spec.link(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
+            let born_as_port = self.spec_of(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
             match self.seen(port) {
                 None if born_as_port => {}
                 Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {

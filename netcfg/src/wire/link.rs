@@ -72,9 +72,10 @@ pub(crate) fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0).with_header(&header(index, 0, 0))
 }
 
-fn create(name: &IfName, mtu: Option<u32>) -> Message {
+fn create(name: &IfName, mtu: Option<u32>, up: bool) -> Message {
+    let bits = if up { IFF_UP } else { 0 };
     let message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL)
-        .with_header(&header(0, 0, 0))
+        .with_header(&header(0, bits, bits))
         .with_str(IFLA_IFNAME, name.as_str());
     match mtu {
         Some(mtu) => message.with_u32(IFLA_MTU, mtu),
@@ -89,8 +90,9 @@ pub(crate) fn create_vlan(
     id: VlanId,
     mtu: Option<u32>,
     controller: Option<u32>,
+    up: bool,
 ) -> Message {
-    let mut message = create(name, mtu).with_u32(IFLA_LINK, parent);
+    let mut message = create(name, mtu, up).with_u32(IFLA_LINK, parent);
     if let Some(controller) = controller {
         message = message.with_u32(IFLA_MASTER, controller);
     }
@@ -107,8 +109,8 @@ pub(crate) fn create_bond(
     mac: Option<[u8; 6]>,
 ) -> Message {
     let message = match mac {
-        Some(mac) => create(name, mtu).with(IFLA_ADDRESS, &mac),
-        None => create(name, mtu),
+        Some(mac) => create(name, mtu, false).with(IFLA_ADDRESS, &mac),
+        None => create(name, mtu, false),
     };
     message.with_nest(IFLA_LINKINFO | NESTED, |m| {
         bond_info(m, |m| settings(m.with_u8(BOND_MODE, mode.number()), options))
@@ -270,7 +272,8 @@ mod tests {
     #[test]
     fn another_implementation_reads_our_vlan() {
         let name = "int1.2".parse().expect("name");
-        let attributes = oracle(&create_vlan(&name, 3, VlanId::new(2).expect("id"), Some(1500), Some(9)));
+        let attributes =
+            oracle(&create_vlan(&name, 3, VlanId::new(2).expect("id"), Some(1500), Some(9), false));
         assert!(attributes.contains(&LinkAttribute::IfName("int1.2".into())));
         assert!(
             attributes.contains(&LinkAttribute::Link(3))

@@ -20,3 +20,14 @@ pub(crate) const RTM_GETROUTE: u16 = 26;
 /// Address families.
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
+
+/// Multicast groups (`enum rtnetlink_groups`).
+pub(crate) mod groups {
+    pub(crate) const LINK: u32 = 1;
+    pub(crate) const IPV4_ADDRESS: u32 = 5;
+    pub(crate) const IPV4_ROUTE: u32 = 7;
+    pub(crate) const IPV6_ADDRESS: u32 = 9;
+    pub(crate) const IPV6_ROUTE: u32 = 11;
+    /// Those that tell of what a state holds.
+    pub(crate) const ALL: [u32; 5] = [LINK, IPV4_ADDRESS, IPV4_ROUTE, IPV6_ADDRESS, IPV6_ROUTE];
+}

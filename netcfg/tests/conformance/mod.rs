@@ -1,6 +1,7 @@
 //! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
 
 mod bond;
+mod watch;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[Check] = &[
     ("a_new_bond_has_the_known_defaults", bond::defaults),
     ("every_bond_option_in_every_mode_is_taken_or_refused_as_known", bond::every_option),
     ("a_living_bond_changes_its_options", bond::changes_on_a_living_bond),
+    ("a_watch_tells_what_changes_and_ends_at_what_is", watch::tells),
 ];
 
 fn id(n: u16) -> VlanId {

@@ -4,6 +4,7 @@
 mod drbd;
 mod lio;
 mod luks;
+mod netcfg;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
 mod nodes;
@@ -58,6 +59,7 @@ const GROUPS: &[Group] = &[
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
     Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
+    Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
 ];
 
 fn main() -> ExitCode {
@@ -73,7 +75,11 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(what) = &cli.guest {
-        let part = if what.starts_with("lio-") { lio::guest::run } else { drbd::guest::run };
+        let part = match what.split_once('-') {
+            Some(("netcfg", _)) => netcfg::guest::run,
+            Some(("lio", _)) => lio::guest::run,
+            _ => drbd::guest::run,
+        };
         return part(what, cli.runs).map(|()| true);
     }
     let own = std::env::current_exe()?;
