@@ -43,6 +43,10 @@ pub mod fake;
 mod journal;
 mod name;
 pub mod plan;
+mod running;
+#[cfg(feature = "saveconfig")]
+#[cfg_attr(docsrs, doc(cfg(feature = "saveconfig")))]
+pub mod saveconfig;
 mod spec;
 pub mod state;
 #[allow(unsafe_code)]
@@ -63,8 +67,8 @@ pub use name::{
 };
 pub use plan::Step;
 pub use spec::{
-    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Chap, DemoMode, Enabled, Fabric,
-    FileIo, IscsiSpec, LuGroup, MappedLunSpec, Memory, TargetSpec, Transport, WriteCache,
+    Access, AclSpec, AluaGroupSpec, AluaState, Backing, BackstoreSpec, Chap, ConfigSpec, DemoMode, Enabled,
+    Fabric, FileIo, IscsiSpec, LuGroup, MappedLunSpec, Memory, Others, TargetSpec, Transport, WriteCache,
 };
 pub use state::{BackstoreId, BackstoreState, IscsiState, TargetState};
 pub use wire::session::SessionState;
@@ -259,6 +263,55 @@ impl Lio {
         self.hurried(plan)
     }
 
+    /// Reads the whole running configuration as a specification, passwords too; applied on an empty machine it gives the same. The second part
+    /// names what a specification cannot say.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn running(&self) -> Result<(ConfigSpec, Vec<String>)> {
+        let state = state::read(self.tree(), Focus::Complete)?;
+        Ok(running::config(&state, &state::read_iscsi(self.tree())?))
+    }
+
+    /// Plans the way to a whole configuration; reads only.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_config(&self, spec: &ConfigSpec, others: Others) -> Result<Plan<Step>> {
+        spec.validate()?;
+        spec.targets.iter().try_for_each(|target| self.load(target.fabric))?;
+        let state = state::read(self.tree(), Focus::Complete)?;
+        let mut plan = match &spec.iscsi {
+            Some(iscsi) if self.tree().exists(format!("{TARGET}/iscsi")).map_err(Error::unreadable)? => {
+                plan::iscsi(&state::read_iscsi(self.tree())?, iscsi)?
+            }
+            Some(iscsi) => {
+                let fabric = Step::make(format!("{TARGET}/iscsi"));
+                let rest = plan::iscsi(&IscsiState::default(), iscsi)?;
+                Plan::new(std::iter::once(fabric).chain(rest.into_steps()).collect())
+            }
+            None => Plan::default(),
+        };
+        plan.append(plan::config(&state, spec, others)?);
+        self.hurried(plan)
+    }
+
+    /// Makes the whole configuration be as specified, in one plan that is undone as a whole if a step fails; says whether anything had to
+    /// be changed. `targetctl restore`. Targets that are removed lose their sessions; those that stay only where that is
+    /// [allowed](Self::with_disruption).
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    #[doc(alias = "targetctl")]
+    pub fn ensure_config(&self, spec: &ConfigSpec, others: Others) -> Result<bool> {
+        let _locks = self.lock()?;
+        let plan = self.plan_config(spec, others)?;
+        let changes = !plan.is_empty();
+        spec.targets.iter().try_for_each(|target| self.refuse_disruption(target, &plan))?;
+        self.carry_out(plan)?;
+        Ok(changes)
+    }
+
     /// Plans the way to what all iSCSI targets share; reads only.
     ///
     /// # Errors
@@ -361,15 +414,16 @@ impl Lio {
 
     /// Refuses what would drop sessions, if there are any and it was not allowed.
     fn refuse_disruption(&self, spec: &TargetSpec, plan: &Plan<Step>) -> Result<()> {
-        let drops = |step: &&Step| host::plan::Step::impact(*step) >= Impact::DropsSessions;
+        let dir = plan::target_path(spec.fabric, &spec.iqn);
+        let drops = |step: &&Step| {
+            host::plan::Step::impact(*step) >= Impact::DropsSessions
+                && step.path().strip_prefix(&dir).is_some_and(|rest| rest.starts_with('/'))
+        };
         let Some(step) = plan.steps().iter().find(drops).filter(|_| self.disruption == Disruption::Refused)
         else {
             return Ok(());
         };
-        let file = format!(
-            "{}/fabric_statistics/iscsi_instance/sessions",
-            plan::target_path(spec.fabric, &spec.iqn)
-        );
+        let file = format!("{dir}/fabric_statistics/iscsi_instance/sessions");
         let sessions = self.tree().read_opt(file).map_err(Error::unreadable)?.unwrap_or_default();
         match sessions.trim() {
             "" | "0" => Ok(()),

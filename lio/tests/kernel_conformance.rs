@@ -1,4 +1,4 @@
-//! The conformance suite on a real kernel, in a guest of the lab; and how long things take there.
+//! The conformance suite on a real kernel, in a guest of the lab.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -15,11 +15,10 @@ mod peer;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use conformance::{Bench, Outcome, chain, iqn, ramdisk};
 use libtest_mimic::{Arguments, Failed, Trial};
-use lio::{AclSpec, GracePeriods, Host, Lio, Secret, TargetSpec};
+use lio::{AclSpec, Host, Lio, Secret, TargetSpec};
 
 fn take_port(_: &Bench, port: u16) -> Option<TcpListener> {
     Some(TcpListener::bind(("127.0.0.1", port)).expect("a free port"))
@@ -61,55 +60,6 @@ fn unit(luns: u8) -> TargetSpec {
     (0..luns).fold(spec, |spec, lun| spec.with_lun(lun, ramdisk(&format!("timed{lun}"))))
 }
 
-fn how_long_it_takes(bench: &Bench) -> Outcome {
-    for (luns, grace) in [1_u8, 16, 64]
-        .into_iter()
-        .flat_map(|luns| [(luns, GracePeriods::Normal), (luns, GracePeriods::Expedited)])
-    {
-        let spec = unit(luns);
-        let lio = Lio::on(&bench.host)?.with_grace_periods(grace);
-        let mut best = [f64::MAX; 4];
-        for _ in 0..3 {
-            let mut timed = |index: usize, run: &dyn Fn() -> lio::Result<()>| -> lio::Result<()> {
-                let start = Instant::now();
-                run()?;
-                best[index] = best[index].min(start.elapsed().as_secs_f64() * 1000.0);
-                Ok(())
-            };
-            timed(0, &|| lio.ensure(&spec).map(drop))?;
-            timed(1, &|| lio.ensure(&spec).map(drop))?;
-            timed(2, &|| lio.plan_removal(&spec.iqn).map(drop))?;
-            timed(3, &|| lio.remove(&spec.iqn).map(drop))?;
-        }
-        let [make, again, plan, remove] = best;
-        eprintln!(
-            "{luns} LUNs, {grace:?}: ensure {make:.1} ms, again {again:.1} ms, plan of removal {plan:.1} ms, remove {remove:.1} ms"
-        );
-    }
-    Ok(())
-}
-
-/// Where the time of one takeover goes, step by step.
-fn where_the_time_goes(bench: &Bench) -> Outcome {
-    for (luns, grace) in
-        [(1, GracePeriods::Normal), (1, GracePeriods::Expedited), (16, GracePeriods::Expedited)]
-    {
-        let host = bench.host.clone().with_observer(|event| {
-            let millis = event.took.as_secs_f64() * 1000.0;
-            if millis > 1.5 {
-                eprintln!("  {millis:6.1} ms  {}", event.text.chars().take(150).collect::<String>());
-            }
-        });
-        let lio = Lio::on(&host)?.with_grace_periods(grace);
-        let spec = unit(luns);
-        eprintln!("ensure, {luns} LUNs, {grace:?}:");
-        lio.ensure(&spec)?;
-        eprintln!("remove, {luns} LUNs:");
-        lio.remove(&spec.iqn)?;
-    }
-    Ok(())
-}
-
 fn main() {
     let arguments = Arguments::from_args();
     let command_line = Host::live().tree().read("/proc/cmdline").unwrap_or_default();
@@ -142,8 +92,6 @@ fn main() {
     for (name, case) in conformance::CASES {
         add(name, Box::new(*case), Ok(()));
     }
-    add("how_long_it_takes", Box::new(how_long_it_takes), Ok(()));
-    add("where_the_time_goes", Box::new(where_the_time_goes), Ok(()));
     let tool = Arc::new(peer::find());
     for (name, case) in peer::CASES {
         let ready = tool.as_ref().as_ref().map(|_| ()).map_err(|reason| *reason);

@@ -15,9 +15,6 @@ impl Configfs {
         ["lun", "np", "acls"].iter().for_each(|dir| nodes.put_dir(&format!("{path}/{dir}")));
         self.put_values(nodes, &format!("{path}/attrib"), attributes::GROUP);
         self.put_values(nodes, &format!("{path}/param"), attributes::PARAMETER);
-        ["IFMarkInt", "OFMarkInt"]
-            .iter()
-            .for_each(|key| nodes.put(&format!("{path}/param/{key}"), "Reject\n"));
         Self::make_auth(nodes, &format!("{path}/auth"));
     }
 

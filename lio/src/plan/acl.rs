@@ -42,7 +42,8 @@ pub(super) fn make(spec: &TargetSpec, group: Option<&GroupState>, path: &str, st
         for (seen, mapped) in spec.mapped(acl) {
             let mapped_dir = format!("{dir}/lun_{seen}");
             let target = format!("{path}/lun/lun_{}", mapped.target_lun);
-            let link = Link::new(target, format!("{mapped_dir}/lun"));
+            let name = acl.link_names.get(&seen).map_or("lun", |name| name.as_str());
+            let link = Link::new(target, format!("{mapped_dir}/{name}"));
             let now = is.and_then(|is| is.luns.get(&seen)).filter(|now| !shows_extra(now, spec));
             let mut protected = false;
             match now.map(|now| (&now.link, now.target_lun)) {

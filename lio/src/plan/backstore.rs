@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Planner, Step, conflict, note, values};
 use crate::error::{Error, Result};
 use crate::name::{CompanyId, GroupName, Lun};
-use crate::spec::{Access, AluaGroupSpec, Backing, BackstoreSpec, TargetSpec};
+use crate::spec::{Access, AluaGroupSpec, Backing, BackstoreSpec, DEFAULT_GROUP, TargetSpec};
 use crate::state::{AluaGroupState, BackstoreId, BackstoreState, LuGroupState, TARGET};
 use crate::wire::attributes::{self, ALUA};
 
@@ -32,7 +32,7 @@ pub(super) fn open(path: &str, backing: &Backing, access: Access) -> Vec<Step> {
 /// The files of an access group that differ, in the order the kernel needs: the number before all, the state after what allows it.
 pub(super) fn alua_group(dir: &str, want: &AluaGroupSpec, is: Option<&AluaGroupState>) -> Vec<Step> {
     let mut steps = Vec::new();
-    if is.is_none_or(|is| is.id.is_none()) {
+    if want.id != 0 && is.is_none_or(|is| is.id.is_none()) {
         steps.push(Step::write(format!("{dir}/tg_pt_gp_id"), want.id.to_string(), None));
     }
     let mut rest = values(dir, &want.attributes, is.map(|is| &is.attributes), ALUA);
@@ -59,7 +59,7 @@ impl<'a> Planner<'a> {
                 None => {
                     self.refuse_twins(disk)?;
                     self.lu_group(disk)?;
-                    let (id, lane) = self.backstore(disk, &note(&spec.iqn))?;
+                    let (id, lane) = self.backstore(disk, self.noting.then(|| note(&spec.iqn)).as_deref())?;
                     lanes.push(lane);
                     self.made.insert(key, (id.clone(), disk));
                     id
@@ -72,7 +72,11 @@ impl<'a> Planner<'a> {
         Ok(disks)
     }
 
-    fn backstore(&mut self, disk: &'a BackstoreSpec, note: &str) -> Result<(BackstoreId, Vec<Step>)> {
+    pub(super) fn backstore(
+        &mut self,
+        disk: &'a BackstoreSpec,
+        note: Option<&str>,
+    ) -> Result<(BackstoreId, Vec<Step>)> {
         let mut steps = Vec::new();
         let found = self.known.get(&(disk.backing.plugin(), disk.name.as_str())).copied();
         let id = match found {
@@ -103,7 +107,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes the group of backstores that a disk is in, if nobody has it.
-    fn lu_group(&mut self, disk: &'a BackstoreSpec) -> Result<()> {
+    pub(super) fn lu_group(&mut self, disk: &'a BackstoreSpec) -> Result<()> {
         let Some(group) = &disk.lu_group else { return Ok(()) };
         let dir = format!("{TARGET}/core/alua/lu_gps/{}", group.name);
         let number = Step::write(format!("{dir}/lu_gp_id"), group.id.to_string(), None);
@@ -126,7 +130,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Two disks of one identifier would be one disk to every initiator.
-    fn refuse_twins(&self, disk: &BackstoreSpec) -> Result<()> {
+    pub(super) fn refuse_twins(&self, disk: &BackstoreSpec) -> Result<()> {
         let Some(serial) = &disk.serial else { return Ok(()) };
         let company = disk.company.unwrap_or_default();
         let twin = |other: &&&BackstoreState| {
@@ -152,16 +156,16 @@ impl<'a> Planner<'a> {
 }
 
 /// The steps after `mkdir` that configure a backstore and give it its identity.
-fn fill(path: &str, disk: &BackstoreSpec, note: &str, steps: &mut Vec<Step>) {
+fn fill(path: &str, disk: &BackstoreSpec, note: Option<&str>, steps: &mut Vec<Step>) {
     // First whose it is, so that a run that breaks off here leaves nothing nameless.
-    steps.push(Step::write(format!("{path}/alias"), note, None));
+    steps.extend(note.map(|note| Step::write(format!("{path}/alias"), note, None)));
     steps.extend(open(path, &disk.backing, disk.access));
     let wwn = identity(disk).into_iter();
     steps.extend(wwn.map(|(file, value)| Step::write(format!("{path}/wwn/{file}"), value, None)));
     steps.extend(values(&format!("{path}/attrib"), &disk.attributes, None, disk.backing.table()));
     for (name, group) in &disk.alua {
         let dir = format!("{path}/alua/{name}");
-        steps.push(Step::make(&dir));
+        steps.extend((name.as_str() != DEFAULT_GROUP).then(|| Step::make(&dir)));
         steps.extend(alua_group(&dir, group, None));
     }
     if let Some(group) = &disk.lu_group {
@@ -271,6 +275,7 @@ fn correct_group(
 ) -> Result<()> {
     let dir = format!("{path}/alua/{name}");
     match is {
+        None if want.id == 0 => {}
         None => steps.push(Step::make(&dir)),
         Some(AluaGroupState { id: Some(id), .. }) if *id != want.id => {
             let step = Step::write(format!("{dir}/tg_pt_gp_id"), want.id.to_string(), None);

@@ -95,7 +95,8 @@ pub(super) fn luns(
     let (mut links, mut groups) = (Vec::new(), Vec::new());
     for (lun, id) in disks {
         let dir = format!("{path}/lun/lun_{lun}");
-        let link = Link::new(id.path(), format!("{dir}/backstore"));
+        let name = spec.link_names.get(lun).map_or("backstore", |name| name.as_str());
+        let link = Link::new(id.path(), format!("{dir}/{name}"));
         let is = group.and_then(|group| group.luns.get(lun));
         match is {
             None => {

@@ -7,6 +7,7 @@
 
 mod acl;
 mod backstore;
+mod config;
 mod group;
 mod reexport;
 mod refill;
@@ -23,6 +24,7 @@ use crate::spec::{BackstoreSpec, Chap, Enabled, Fabric, IscsiSpec, TargetSpec};
 use crate::state::{AuthState, BackstoreId, BackstoreState, IscsiState, State, TARGET};
 use crate::wire::attributes::{self, Table};
 
+pub use config::config;
 pub use reexport::diff_unexported;
 pub use remove::removal;
 pub use step::{Link, Step, changes};
@@ -90,6 +92,10 @@ struct Planner<'a> {
     lu_groups: BTreeSet<&'a str>,
     /// The fabrics that are made.
     fabrics: BTreeSet<Fabric>,
+    /// Whether backstores get a note of whose they are.
+    noting: bool,
+    /// Whether the directories for reservations are made.
+    prepared: bool,
     steps: Vec<Step>,
 }
 
@@ -111,6 +117,8 @@ impl<'a> Planner<'a> {
             made: HashMap::new(),
             lu_groups: BTreeSet::new(),
             fabrics: BTreeSet::new(),
+            noting: true,
+            prepared: false,
             steps: Vec::new(),
         }
     }
@@ -128,7 +136,7 @@ impl<'a> Planner<'a> {
     }
 
     fn make(&mut self, spec: &'a TargetSpec) -> Result<()> {
-        if self.made.is_empty() {
+        if !std::mem::replace(&mut self.prepared, true) {
             self.steps.extend(self.state.missing_dirs.iter().map(Step::make));
         }
         let group = group::of(self.state, spec);

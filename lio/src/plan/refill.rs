@@ -48,8 +48,6 @@ pub(super) fn group(path: &str, is: &GroupState) -> Vec<Step> {
     let mut parameters = is.parameters.clone();
     // "authentication" and enable write this one themselves.
     parameters.retain(|name, value| name != "AuthMethod" || !matches!(value.as_str(), "CHAP,None" | "None"));
-    // What the kernel has kept only for its looks.
-    parameters.retain(|name, _| !matches!(name.as_str(), "IFMarkInt" | "OFMarkInt"));
     steps.extend(values(&format!("{path}/param"), &parameters, None, attributes::PARAMETER));
     steps.extend(credentials(&format!("{path}/auth"), &is.auth));
     steps.extend(is.port_id.map(|id| Step::write(format!("{path}/rtpi"), id.to_string(), None)));

@@ -8,7 +8,9 @@ use super::group::same;
 use super::{Link, Step, note, refill, target_path};
 use crate::name::Lun;
 use crate::spec::{Fabric, TargetSpec};
-use crate::state::{AclState, BackstoreId, BackstoreState, GroupState, MappedLunState, State, TARGET};
+use crate::state::{
+    AclState, BackstoreId, BackstoreState, GroupState, MappedLunState, State, TARGET, TargetState,
+};
 
 /// Computes the steps that remove a target with all it has, and the backstores that nobody else exports. The state must have been read
 /// with [`Focus::Removal`](crate::state::Focus::Removal). Pure: reads and writes nothing. Empty if there is no such target.
@@ -28,29 +30,7 @@ pub fn removal(state: &State, fabric: Fabric, iqn: &Iqn) -> Plan<Step> {
     };
     let mut gone = BTreeSet::new();
     if let Some(target) = target {
-        let path = |group: &GroupState| format!("{dir}/{}", group.dir);
-        for group in target.groups.iter().filter(|group| group.enabled && fabric == Fabric::Iscsi) {
-            steps.push(Step::write(format!("{}/enable", path(group)), "0", Some("1".to_owned())));
-        }
-        for group in &target.groups {
-            let path = path(group);
-            let acls: Vec<_> = group.acls.iter().collect();
-            remove_mapped(&path, &acls, |_, _, _| true, &mut steps);
-            for (name, acl) in &acls {
-                let dir = format!("{path}/acls/{name}");
-                steps.push(Step::remove(&dir, refill::acl(&dir, acl)));
-            }
-            let luns = group.luns.keys().copied().collect();
-            remove_luns(state, &path, group, &luns, goes, &mut gone, &mut steps);
-            for portal in &group.portals {
-                let dir = format!("{path}/np/{}", portal.name);
-                let restore =
-                    portal.transport.file().map(|file| Step::write(format!("{dir}/{file}"), "1", None));
-                steps.push(Step::remove(dir, restore.into_iter().collect()));
-            }
-            steps.push(Step::remove(&path, refill::group(&path, group)));
-        }
-        steps.push(Step::remove(&dir, Vec::new()));
+        remove_target(state, target, goes, &mut gone, &mut steps);
     }
     for backstore in state.backstores.values() {
         if !gone.contains(&backstore.id) && goes(backstore) {
@@ -65,6 +45,66 @@ pub fn removal(state: &State, fabric: Fabric, iqn: &Iqn) -> Plan<Step> {
     });
     steps.extend(empty.map(|(name, _)| Step::remove(format!("{TARGET}/core/{name}"), Vec::new())));
     Plan::new(steps)
+}
+
+/// Removes targets and backstores that nobody wants any more; says which backstores go.
+pub(super) fn others(
+    state: &State,
+    target_goes: impl Fn(&TargetState) -> bool,
+    backstore_goes: impl Fn(&BackstoreState) -> bool,
+    steps: &mut Vec<Step>,
+) -> BTreeSet<BackstoreId> {
+    let mut gone = BTreeSet::new();
+    let targets: Vec<_> = state.targets.values().filter(|target| target_goes(target)).collect();
+    let dirs: Vec<_> = targets.iter().map(|t| format!("{}/", target_path(t.fabric, &t.iqn))).collect();
+    // Not what a target that stays exports: that it is not named any more there is that target's plan.
+    let goes = |b: &BackstoreState| {
+        backstore_goes(b) && b.users.iter().all(|user| dirs.iter().any(|dir| user.starts_with(dir)))
+    };
+    for target in targets {
+        remove_target(state, target, goes, &mut gone, steps);
+    }
+    for backstore in state.backstores.values() {
+        if !gone.contains(&backstore.id) && goes(backstore) {
+            steps.extend(remove_backstore(state, backstore));
+            gone.insert(backstore.id.clone());
+        }
+    }
+    remove_lu_groups(state, &gone, steps);
+    gone
+}
+
+/// Removes a target with the backstores that only it exports.
+fn remove_target(
+    state: &State,
+    target: &TargetState,
+    goes: impl Fn(&BackstoreState) -> bool,
+    gone: &mut BTreeSet<BackstoreId>,
+    steps: &mut Vec<Step>,
+) {
+    let (fabric, dir) = (target.fabric, target_path(target.fabric, &target.iqn));
+    let path = |group: &GroupState| format!("{dir}/{}", group.dir);
+    for group in target.groups.iter().filter(|group| group.enabled && fabric == Fabric::Iscsi) {
+        steps.push(Step::write(format!("{}/enable", path(group)), "0", Some("1".to_owned())));
+    }
+    for group in &target.groups {
+        let path = path(group);
+        let acls: Vec<_> = group.acls.iter().collect();
+        remove_mapped(&path, &acls, |_, _, _| true, steps);
+        for (name, acl) in &acls {
+            let dir = format!("{path}/acls/{name}");
+            steps.push(Step::remove(&dir, refill::acl(&dir, acl)));
+        }
+        let luns = group.luns.keys().copied().collect();
+        remove_luns(state, &path, group, &luns, &goes, gone, steps);
+        for portal in &group.portals {
+            let dir = format!("{path}/np/{}", portal.name);
+            let restore = portal.transport.file().map(|file| Step::write(format!("{dir}/{file}"), "1", None));
+            steps.push(Step::remove(dir, restore.into_iter().collect()));
+        }
+        steps.push(Step::remove(&path, refill::group(&path, group)));
+    }
+    steps.push(Step::remove(&dir, Vec::new()));
 }
 
 /// Removes the groups of backstores whose members all go.

@@ -8,7 +8,7 @@ use host::{Iqn, Secret};
 use super::chap::{Chap, Credentials};
 use super::{Access, TargetSpec, known};
 use crate::error::{Error, Result};
-use crate::name::{AclTag, ChapUser, Lun};
+use crate::name::{AclTag, ChapUser, GroupName, Lun};
 use crate::wire::attributes;
 
 /// One LUN that an initiator sees, if it shall not see all of them under their own numbers.
@@ -39,6 +39,8 @@ pub struct AclSpec {
     pub queue_depth: Option<u16>,
     /// The LUNs it sees; `None` for all.
     pub luns: Option<BTreeMap<Lun, MappedLunSpec>>,
+    /// What the links to them are called, by the number the initiator sees, where that is not `lun`; nobody but tools looks at it.
+    pub link_names: BTreeMap<Lun, GroupName>,
 }
 
 impl AclSpec {
@@ -46,7 +48,15 @@ impl AclSpec {
     #[must_use]
     pub fn new(initiator: Iqn) -> Self {
         let attributes = BTreeMap::new();
-        Self { initiator, auth: Credentials::default(), tag: None, attributes, queue_depth: None, luns: None }
+        Self {
+            initiator,
+            auth: Credentials::default(),
+            tag: None,
+            attributes,
+            queue_depth: None,
+            luns: None,
+            link_names: BTreeMap::new(),
+        }
     }
 
     /// Demands that the initiator proves a password (`auth/userid`, `auth/password`).

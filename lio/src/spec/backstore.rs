@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::name::{BackstoreName, CompanyId, GroupName, ProductId, Revision, UnitSerial, VendorId};
 use crate::wire::attributes::{self, Table};
 
+/// The access group that every backstore has.
+pub(crate) const DEFAULT_GROUP: &str = "default_tg_pt_gp";
+
 /// When a file's data are on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -254,7 +257,7 @@ impl AluaState {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct AluaGroupSpec {
-    /// Its number, 1 to 65535, once and for all; initiators see it. 0 is the kernel's own group.
+    /// Its number, 1 to 65535, once and for all; initiators see it. 0 is the kernel's own group, `default_tg_pt_gp`.
     pub id: u16,
     /// The files of the group, as numbers: see [`ALUA`](crate::wire::attributes::ALUA).
     pub attributes: BTreeMap<String, String>,
@@ -482,9 +485,10 @@ impl BackstoreSpec {
         }
         let mut ids = BTreeMap::new();
         for (name, group) in &self.alua {
-            if group.id == 0 || name.as_str() == "default_tg_pt_gp" {
+            // The kernel's own group is there, with the number 0.
+            if (group.id == 0) != (name.as_str() == DEFAULT_GROUP) {
                 return bad(format!(
-                    "access group {name}: its number is 1 to 65535; 0 and default_tg_pt_gp are the kernel's own"
+                    "access group {name}: its number is 1 to 65535; 0 is that of the kernel's own, {DEFAULT_GROUP}"
                 ));
             }
             if let Some(other) = ids.insert(group.id, name) {
@@ -513,5 +517,14 @@ impl BackstoreSpec {
             );
         }
         known(&format!("backstore {}", self.name), self.backing.table(), &self.attributes)
+    }
+
+    /// Drops attributes that a device says of itself, and those that only read 0, from values that were read.
+    pub(crate) fn forget_device(&mut self) {
+        self.attributes.remove("pi_prot_format");
+        if matches!(self.backing, Backing::Block { .. }) {
+            // Of a block device the kernel asks the device (iblock_get_write_cache).
+            self.attributes.remove("emulate_write_cache");
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod acl;
 mod backstore;
 mod chap;
+mod config;
 mod iscsi;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,11 @@ use crate::name::{ChapUser, GroupName, Lun, Tag};
 use crate::wire::attributes::{self, Table};
 
 pub use acl::{AclSpec, MappedLunSpec};
+pub(crate) use backstore::DEFAULT_GROUP;
 pub use backstore::{AluaGroupSpec, AluaState, Backing, BackstoreSpec, FileIo, LuGroup, Memory, WriteCache};
 pub use chap::Chap;
 pub(crate) use chap::Credentials;
+pub use config::{ConfigSpec, Others};
 pub use iscsi::IscsiSpec;
 
 /// Over what a target is reached: a directory of `/sys/kernel/config/target`.
@@ -158,6 +161,8 @@ pub struct TargetSpec {
     pub transports: BTreeMap<SocketAddr, Transport>,
     /// The access groups that LUNs are in, of those their backstores have; the others are in the kernel's own.
     pub lun_groups: BTreeMap<Lun, GroupName>,
+    /// What the links of LUNs to their backstores are called, where that is not `backstore`; nobody but tools looks at it.
+    pub link_names: BTreeMap<Lun, GroupName>,
     /// The relative target port identifier, 1 to 65535; `None` for the kernel's choice.
     pub port_id: Option<u16>,
     /// The initiator's name, where the fabric has one and only one: loopback and vhost.
@@ -183,6 +188,7 @@ impl TargetSpec {
             fabric: Fabric::Iscsi,
             transports: BTreeMap::new(),
             lun_groups: BTreeMap::new(),
+            link_names: BTreeMap::new(),
             port_id: None,
             nexus: None,
             auth: Credentials::default(),

@@ -232,8 +232,8 @@ pub const PARAMETER: Table = &[
     Attribute::new("ErrorRecoveryLevel", "0", Range::Number(0, 2)),
     Attribute::new("IFMarker", "No", YES_NO),
     Attribute::new("OFMarker", "No", YES_NO),
-    Attribute::device("IFMarkInt", Range::Text(255)),
-    Attribute::device("OFMarkInt", Range::Text(255)),
+    Attribute::new("IFMarkInt", "Reject", Range::Text(255)),
+    Attribute::new("OFMarkInt", "Reject", Range::Text(255)),
 ];
 
 /// `acls/*/attrib` (`NA_*`, `iscsi_target_core.h`, `iscsi_target_nodeattrib.c`).

@@ -2,7 +2,9 @@
 
 use host::plan::KillPoint;
 use host::tree::Fault;
-use lio::{Access, AclSpec, Disruption, ErrorKind, Lio, Recovery, Secret, Tag, TargetSpec};
+use lio::{
+    Access, AclSpec, ConfigSpec, Disruption, ErrorKind, Lio, Others, Recovery, Secret, Tag, TargetSpec,
+};
 
 use super::{Bench, Outcome, chain, iqn, ramdisk, shown};
 
@@ -114,6 +116,9 @@ pub fn disruption(bench: &Bench) -> Outcome {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("Disruption::Sessions"), "{error}");
         assert!(!lio.ensure(&spec(16))?);
+        let config = ConfigSpec::new().with_target(spec(64));
+        let error = lio.ensure_config(&config, Others::Remove).expect_err("a session would be dropped");
+        assert!(error.to_string().contains("Disruption::Sessions"), "{error}");
         assert!(lio.clone().with_disruption(Disruption::Sessions).ensure(&spec(64))?);
     }
     lio.remove(&iqn("disrupt"))?;

@@ -11,6 +11,7 @@
 )]
 
 mod broken;
+pub mod config;
 mod crash;
 mod model;
 mod oracle;
@@ -79,6 +80,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("what_a_dead_process_began_is_rolled_back", crash::rolled_back),
     ("what_a_dead_process_began_is_completed", crash::completed),
     ("a_process_that_dies_within_a_step_is_rolled_back_too", crash::stopped_changes),
+    ("a_configuration_is_made_read_written_and_made_again", config::round_trip),
+    ("a_configuration_leaves_others_or_removes_them", config::others),
     ("sessions_are_not_dropped_unless_allowed", crash::disruption),
     ("what_changes_only_unexported_is_done_so_if_allowed", crash::unexported),
     ("the_undo_of_a_plan_leads_back", broken::undo_leads_back),
@@ -122,7 +125,7 @@ impl Bench {
     }
 
     /// A target with something of everything.
-    fn full(&self, name: &str) -> TargetSpec {
+    pub fn full(&self, name: &str) -> TargetSpec {
         let disk = self
             .disk(0, "full0")
             .with_vendor("SANKIT".parse().unwrap())

@@ -1,6 +1,8 @@
 //! What targetcli sees of ours, and we of targetcli's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types, unreachable_pub)]
 
+mod config;
+
 use std::process::Command;
 
 use lio::{AclSpec, Deadline, Lio, Lun, Secret, Tag, TargetSpec, Wwid};
@@ -10,6 +12,8 @@ use crate::conformance::{Bench, Case, Outcome, iqn, ramdisk};
 pub const CASES: &[(&str, Case)] = &[
     ("targetcli_shows_what_we_made", targetcli_shows_ours),
     ("we_read_and_remove_what_targetcli_made", we_read_theirs),
+    ("what_targetcli_made_goes_through_saveconfig_json_unchanged", config::theirs_through_us),
+    ("what_we_made_goes_through_saveconfig_json_to_targetctl", config::ours_through_them),
     ("an_initiator_logs_in_and_is_seen_and_dropped", initiator),
 ];
 

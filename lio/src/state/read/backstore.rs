@@ -7,12 +7,9 @@ use host::Bytes;
 use super::super::{AluaGroupState, BackstoreId, BackstoreState, LuGroupState, State, TARGET};
 use super::{Focus, Names, Read, Reader, Users, hexadecimal, side_by_side};
 use crate::plan::note;
-use crate::spec::{Access, AluaGroupSpec, Backing, BackstoreSpec, FileIo, Memory, WriteCache};
+use crate::spec::{Access, AluaGroupSpec, Backing, BackstoreSpec, DEFAULT_GROUP, FileIo, Memory, WriteCache};
 use crate::wire::attributes::{self, ALUA};
 use crate::wire::{after_colon, alua, info};
-
-/// The kernel's own access group.
-const DEFAULT_GROUP: &str = "default_tg_pt_gp";
 
 impl Reader<'_> {
     /// The groups of backstores, where somebody may be in one.

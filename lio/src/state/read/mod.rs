@@ -126,7 +126,7 @@ impl Reader<'_> {
         }
         self.lu_groups(&mut state)?;
         self.backstores(&users, &mut state)?;
-        if let Focus::Spec(_) = self.focus {
+        if let Focus::Spec(_) | Focus::Complete = self.focus {
             self.dbroot(&mut state)?;
         }
         Ok(state)
