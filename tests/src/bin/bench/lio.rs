@@ -2,7 +2,7 @@
 //! its own process; what it would have to do otherwise is to start the tool and wait for it. Both are timed by the same program in the guest.
 //!
 //! All of it with ramdisks that keep nothing, one portal group, and one ACL that sees all LUNs. `rcu_expedited` is off unless a row says
-//! otherwise. targetctl's mapped LUNs above 255 fail ("Creating MappedLUN object 256 failed, skipped"): at 512 it does less than we do.
+//! otherwise. targetctl's mapped LUNs above 255 fail (`Creating MappedLUN object 256 failed, skipped`): at 512 it does less than we do.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
