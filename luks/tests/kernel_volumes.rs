@@ -105,9 +105,14 @@ fn main() -> ExitCode {
         );
     }
     let is_long = |name: &str| {
-        ["data_survives_ten_kills", "the_cipher_changes_while", "a_key_opens_after_each_kill"]
-            .iter()
-            .any(|long| name.starts_with(long))
+        [
+            "data_survives_ten_kills",
+            "the_cipher_changes_while",
+            "a_key_opens_after_each_kill",
+            "a_restore_survives",
+        ]
+        .iter()
+        .any(|long| name.starts_with(long))
     };
     let in_time = |name: &str| ready && (has_time || !is_long(name));
     let trials = here.iter().chain(kills::TESTS).map(|(name, test)| (*name, *test, in_time(name)));
