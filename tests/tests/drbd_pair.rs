@@ -310,10 +310,5 @@ fn scenario(kernel: Kernel) -> Result<()> {
 #[test]
 fn two_nodes_go_through_all_of_it_and_say_what_the_kernel_says() -> Result<()> {
     scenario(Kernel::V6_1)?;
-    if std::env::var_os("SANKIT_LAB_LONG").is_some() {
-        scenario(Kernel::V6_12)?;
-    } else {
-        println!("skipped on 6.12: minutes more, set SANKIT_LAB_LONG=1");
-    }
-    Ok(())
+    scenario(Kernel::V6_12)
 }
