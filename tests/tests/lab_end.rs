@@ -212,8 +212,11 @@ fn a_failing_guest_test_shows_its_output_and_fails() -> Result<()> {
     ] {
         ensure!(text.contains(part), "no {part:?} in {text}");
     }
-    // The machine dies under the test.
-    fs::write(&program, "#!/bin/sh\necho 'test good ... ok'\necho c >/proc/sysrq-trigger\nsleep 60\n")?;
+    // The machine dies under the test, when what it said is out: a word that is on its way dies with it.
+    fs::write(
+        &program,
+        "#!/bin/sh\necho 'test good ... ok'\nsleep 3\necho c >/proc/sysrq-trigger\nsleep 60\n",
+    )?;
     let output = base.run(&["test", "fake", "--program", &program.display().to_string()])?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.code() == Some(1), "{output:?}");
