@@ -27,18 +27,24 @@ resource r0 {
 "#;
 /// `tur`: on standby it is answered with "standby", which is a path that lives.
 const MULTIPATH: &str = r#"
-defaults { polling_interval 1
-    max_polling_interval 1 }
-devices { device { vendor "(LIO-ORG|SUSE)"
-    product ".*"
-    path_checker tur
-    detect_checker no
-    hardware_handler "1 alua"
-    path_grouping_policy group_by_prio
-    prio alua
-    failback immediate
-    no_path_retry 120
-    fast_io_fail_tmo 1 } }
+defaults {
+    polling_interval 1
+    max_polling_interval 1
+}
+devices {
+    device {
+        vendor "(LIO-ORG|SUSE)"
+        product ".*"
+        path_checker tur
+        detect_checker no
+        hardware_handler "1 alua"
+        path_grouping_policy group_by_prio
+        prio alua
+        failback immediate
+        no_path_retry 120
+        fast_io_fail_tmo 1
+    }
+}
 "#;
 const TARGET: &str = "iqn.2026-01.lab.sankit:r0";
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -226,7 +226,11 @@ pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
 }
 
 pub fn a_removal_gives_up_in_time_and_goes_on(bench: &Bench) -> Outcome {
-    if !bench.real || !(bench.has_module)(bench, "tcm_loop") || !(bench.has_module)(bench, "dm_mod") {
+    if !bench.real
+        || !(bench.has_module)(bench, "tcm_loop")
+        || !(bench.has_module)(bench, "dm_mod")
+        || !(bench.has_module)(bench, "sd_mod")
+    {
         return Ok(());
     }
     let (before, frozen) = (bench.snapshot(), Frozen::new(bench, 1)?);

@@ -249,6 +249,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
     let wwid = file(16).wwid().expect("a serial");
     let outcome = (|| -> Outcome {
         let disk = daemon.disk(&wwid)?;
+        tool("/sbin/modprobe", &["sg"])?;
         let inquiry = tool("/usr/bin/sg_inq", &[&disk])?;
         assert!(inquiry.contains("unit0001"), "{inquiry}");
         // Device identification is the one that we computed.
@@ -325,6 +326,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
 pub fn resize(bench: &Bench) -> Outcome {
     let (before, lio, daemon) = (bench.snapshot(), bench.lio(), Daemon::start(bench)?);
     let run = |program: &str, words: &[&str]| tool(program, words);
+    run("/sbin/modprobe", &["loop"])?;
     run("/usr/bin/truncate", &["-s", "16M", "/tmp/grows.img"])?;
     let device = run("/sbin/losetup", &["--find", "--show", "/tmp/grows.img"])?.trim().to_owned();
     let backstore =
