@@ -30,6 +30,8 @@ const MULTIPATH: &str = r#"
 defaults {
     polling_interval 1
     max_polling_interval 1
+    find_multipaths greedy
+    user_friendly_names no
 }
 devices {
     device {

@@ -15,6 +15,8 @@ use crate::conformance::{Bench, Outcome, iqn};
 
 const FORTH: &str = "a long secret";
 const BACK: &str = "another secret";
+/// Names of iscsiadm's, and values.
+type Settings<'a> = &'a [(&'a str, &'a str)];
 const PORTALS: [&str; 2] = ["127.0.0.1:13370", "[::1]:13370"];
 
 fn soon() -> Deadline {
@@ -126,7 +128,7 @@ pub fn chap(bench: &Bench) -> Outcome {
     let wrong = [user[0], user[1], ("session.auth.password", "a wrong secret")];
     let mutual = [&user[..], &target[..]].concat();
     let impostor = [&user[..], &[target[0], ("session.auth.password_in", "not its secret")]].concat();
-    let cases: [(&str, AclSpec, &[(&str, &str)], bool); 8] = [
+    let cases: [(&str, AclSpec, Settings<'_>, bool); 8] = [
         ("none", acl(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &wrong, false),
@@ -182,7 +184,7 @@ pub fn discovery(bench: &Bench) -> Outcome {
     let both = one().with_mutual_discovery_chap("target".parse()?, Secret::from(BACK));
     let user = [("authmethod", "CHAP"), ("username", "scout"), ("password", FORTH)];
     let mutual = [&user[..], &[("username_in", "target"), ("password_in", BACK)]].concat();
-    let cases: [(&str, IscsiSpec, &[(&str, &str)], bool); 5] = [
+    let cases: [(&str, IscsiSpec, Settings<'_>, bool); 5] = [
         ("none", IscsiSpec::new(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &[user[0], user[1], ("password", "a wrong secret")], false),
@@ -277,7 +279,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
         // Compare and write: what is there, then what is not.
         let page = |path: &str, parts: [u8; 2]| {
             let bytes: Vec<u8> = parts.iter().flat_map(|byte| vec![*byte; 512]).collect();
-            std::fs::write(path, bytes)
+            bench.host.tree().replace(path, bytes, 0o600)
         };
         page("/tmp/caw", [0, 7])?;
         let caw = ["--lba=8", "--num=1", "--xferlen=1024", "--in=/tmp/caw"];
@@ -288,10 +290,11 @@ pub fn vmware(bench: &Bench) -> Outcome {
         tool("/usr/bin/sg_write_same", &["--lba=0", "--num=64", "--xferlen=512", "--in=/dev/zero", &disk])?;
         tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", "--force", &disk])
             .or_else(|_| tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", &disk]))?;
-        tool(
-            "/usr/bin/sg_xcopy",
-            &[&format!("if={disk}"), &format!("of={disk}"), "bs=512", "count=64", "skip=0", "seek=1024"],
-        )?;
+        let name = disk.rsplit('/').next().expect("a name");
+        let generic = bench.host.tree().dirs(format!("/sys/class/block/{name}/device/scsi_generic"))?;
+        let generic = format!("/dev/{}", generic.first().expect("the module sg is there"));
+        let copy = [format!("if={generic}"), format!("of={generic}")];
+        tool("/usr/bin/sg_xcopy", &[&copy[0], &copy[1], "bs=512", "count=64", "skip=0", "seek=1024"])?;
         // What went through is counted, and what comes in between two looks is a rate.
         let mut sampler = lio.sampler(spec.iqn.clone());
         let first = sampler.sample()?;
