@@ -274,7 +274,8 @@ fn measure(node: &Path, load: &Load) -> std::io::Result<Throughput> {
             let start = memory.as_ptr().align_offset(4096).min(4096);
             let buffer = memory.get_mut(start..start + load.block).unwrap_or_default();
             let mut done = 0;
-            while started.elapsed() < load.time {
+            // At least one: a machine under load may start a thread when the time is over.
+            while done == 0 || started.elapsed() < load.time {
                 let place = (number * blocks + done % blocks) * block;
                 if is_write {
                     file.write_all_at(buffer, place)?
