@@ -101,7 +101,13 @@ fn run(words: &[&str]) -> Done {
 }
 
 /// The verbs that are others on DRBD 9; `None` for those that are the same.
-fn one_of_9(host: &Host, drbd: &Drbd, verb: &str, name: &str, rest: &[&str]) -> Result<Option<()>, Box<dyn std::error::Error>> {
+fn one_of_9(
+    host: &Host,
+    drbd: &Drbd,
+    verb: &str,
+    name: &str,
+    rest: &[&str],
+) -> Result<Option<()>, Box<dyn std::error::Error>> {
     let node = host.tree().read("/proc/sys/kernel/hostname")?;
     let spec = || -> Result<nine::ResourceSpec, Box<dyn std::error::Error>> {
         Ok(Conf::load(host, Conf::PATH)?.spec_9(&name.parse()?, node.trim())?)

@@ -13,12 +13,15 @@ use host::{Deadline, Host, Sectors};
 use crate::nine::{Command, Connecting, Force, NodeId, Peer, PeerSpec, ResourceSpec, Step, diff};
 use crate::wire::Command as Wire;
 use crate::{
-    ConnState, Dialect, DiskOptions, DiskState, Drbd, Error, Event, MetaDisk, Minor, NetOptions,
-    Protocol as Replication, Refusal, ReplState, ResourceName, ResourceOptions, ResourceState, Result, Role,
-    Volume, VolumeSpec,
+    Bitmap, ConnState, Detach, Dialect, DiskOptions, DiskState, Drbd, Error, Event, MetaDisk, Minor,
+    NetOptions, Protocol as Replication, Refusal, ReplState, ResourceName, ResourceOptions, ResourceState,
+    Result, Role, Volume, VolumeSpec,
 };
 
 const TEXT: &str = include_str!("../../tests/fixtures/drbd-9.3.3-linux-6.1.192.txt");
+
+/// The other commands, each once, from the node with the id 1.
+const COMMANDS: &str = include_str!("../../tests/fixtures/drbd-9.3.3-commands.txt");
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digit = |c: u8| char::from(c).to_digit(16).and_then(|n| u8::try_from(n).ok()).expect("hexadecimal");
@@ -194,6 +197,89 @@ fn every_recorded_command_is_written_byte_for_byte() -> Result<()> {
     }
     Ok(())
 }
+
+/// The commands of the other recording.
+fn others() -> Result<Vec<(&'static str, Command)>> {
+    let (zero, seven) = (Minor::new(0)?, Minor::new(7)?);
+    let r9 = || -> Result<ResourceName> { Ok("r9".parse()?) };
+    let peer = || -> Result<Peer> { Ok(Peer::new(r0()?, NodeId(0))) };
+    let address = |text: &str| text.parse().expect("an address");
+    let ends = (address("10.9.0.2:7789"), address("10.9.0.1:7789"));
+    let small = DiskOptions::new().with("max-bio-size", "4096")?;
+    let all = ResourceOptions::new().with("quorum", "all")?;
+    Ok(vec![
+        ("20-primary", Command::Primary(r0()?, Force::No)),
+        ("21-secondary", Command::Secondary(r0()?, Force::No)),
+        ("22-secondary-force", Command::Secondary(r0()?, Force::Yes)),
+        ("23-new-current-uuid", Command::NewCurrentUuid(zero, Bitmap::Keep)),
+        ("24-new-current-uuid-clear-bitmap", Command::NewCurrentUuid(zero, Bitmap::Clear)),
+        ("25-suspend-io", Command::SuspendIo(zero)),
+        ("26-resume-io", Command::ResumeIo(zero)),
+        ("27-connect-tentative", Command::Connect(peer()?, Connecting::Tentative)),
+        ("28-disconnect", Command::Disconnect(peer()?, Force::No)),
+        ("29-connect-discard-my-data", Command::Connect(peer()?, Connecting::DiscardMyData)),
+        ("30-disconnect-force", Command::Disconnect(peer()?, Force::Yes)),
+        ("31-verify", Command::Verify(peer()?, Volume(0), None, None)),
+        ("32-verify-part", Command::Verify(peer()?, Volume(0), Some(Sectors(8)), Some(Sectors(80)))),
+        ("33-invalidate", Command::Invalidate(zero, None)),
+        ("34-invalidate-from", Command::Invalidate(zero, Some(NodeId(0)))),
+        ("35-invalidate-remote", Command::InvalidatePeer(peer()?, Volume(0))),
+        ("36-outdate", Command::Outdate(zero)),
+        ("37-resize", Command::Resize(zero, None)),
+        ("38-resize-to", Command::Resize(zero, Some(Sectors(81_920)))),
+        ("39-resource-options-all", Command::AllResourceOptions(r0()?, all)),
+        ("40-detach", Command::Detach(zero, Detach::Graceful)),
+        ("41-detach-force", Command::Detach(zero, Detach::Force)),
+        ("42-new-path", Command::NewPath(peer()?, ends.0, ends.1)),
+        ("43-del-path", Command::DelPath(peer()?, ends.0, ends.1)),
+        ("44-new-minor-block-size", Command::NewMinor(r0()?, Volume(3), seven, small)),
+        ("45-del-minor", Command::DelMinor(seven)),
+        ("46-del-peer", Command::DelPeer(peer()?, Force::No)),
+        ("47-forget-peer", Command::ForgetPeer(peer()?)),
+        ("48-del-peer-force", Command::DelPeer(peer()?, Force::Yes)),
+        ("49-rename-resource", Command::Rename(r0()?, r9()?)),
+        ("50-del-minor", Command::DelMinor(zero)),
+        ("51-del-resource", Command::DelResource(r9()?)),
+        ("52-down", Command::Down(r0()?)),
+    ])
+}
+
+#[test]
+fn every_command_there_is_has_a_recording_and_is_written_byte_for_byte() -> Result<()> {
+    let family = replay("08-status", false).link.family(crate::link::About {
+        command: Wire::DOWN,
+        object: "",
+        deadline: Deadline::after(Duration::from_secs(5)),
+    })?;
+    let commands = others()?;
+    let mut recorded_once = Vec::new();
+    for line in COMMANDS.lines().filter(|line| !line.starts_with('#')) {
+        let (section, rest) = line.split_once(' ').expect("a section");
+        let (_, command) = commands.iter().find(|(name, _)| *name == section).expect("compared");
+        let theirs = bytes(rest.rsplit(' ').next().expect("a word"));
+        if rest.starts_with("->") {
+            assert_eq!(command.encode(&family)?.body(), &theirs[16..], "{section}");
+            recorded_once.push(section);
+        } else {
+            // The answer echoes what it is about.
+            let reply = Reply::new(0x20, 0, 0, theirs);
+            let packet = crate::wire::Packet::parse(&reply)?;
+            let context = command.context().unwrap_or_default();
+            assert_eq!((packet.command, packet.context), (command.wire().0, context), "{section}");
+        }
+    }
+    let names: Vec<_> = commands.iter().map(|(name, _)| *name).collect();
+    assert_eq!(recorded_once, names);
+    // Each kind of command is in one of the two recordings.
+    let all: Vec<_> =
+        recorded()?.into_iter().chain(commands).map(|(_, c)| std::mem::discriminant(&c)).collect();
+    let kinds = all.iter().collect::<std::collections::HashSet<_>>().len();
+    assert_eq!(kinds, KINDS);
+    Ok(())
+}
+
+/// How many variants [`Command`] has.
+const KINDS: usize = 32;
 
 #[test]
 fn the_modules_answers_are_read() -> Result<()> {
