@@ -174,6 +174,8 @@ pub struct PeerVolumeState {
     pub verify: Option<Progress>,
     /// Whether the resync is paused, and by whom.
     pub paused: Paused,
+    /// Options of the volume at this peer: resync speed and the like; `None` in 8.4, where they stand at the disk, and in states from a watch.
+    pub options: Option<DiskOptions>,
     /// Counters, which change all the time.
     pub counters: PeerVolumeCounters,
 }
