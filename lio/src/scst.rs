@@ -174,7 +174,7 @@ fn disk(
     Ok(Some(spec))
 }
 
-/// What initiators know a disk by. What was not set has SCST's own defaults (`vdisk_gen_dev_id_num`, scst_vdisk.c).
+/// What initiators know a disk by. What was not set has SCST's own defaults (`vdisk_gen_dev_id_num`, `scst_vdisk.c`).
 fn identity(
     what: &str,
     device: &Block,

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use host::nl::{Error as NlError, Protocol, Reply, Socket, flags};
 use host::{Deadline, Watch};
@@ -217,14 +216,7 @@ impl Source {
     /// Messages were lost: reads everything again.
     fn start_over(&mut self) -> Result<()> {
         log::debug!("netcfg: events were lost; reading the state again");
-        // What is still in the buffer is older than what was lost: taken after the reading, it would bring back the past.
-        loop {
-            match self.socket.event(Deadline::after(Duration::ZERO)) {
-                Ok(None) => break,
-                Ok(Some(_)) | Err(NlError::Overrun) => {}
-                Err(error) => return Err(Error::Read(error)),
-            }
-        }
+        self.socket.drain().map_err(Error::Read)?;
         let fresh = self.net.list()?;
         self.out.push_back(Event::Resynchronised);
         let gone: Vec<u32> =

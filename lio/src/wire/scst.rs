@@ -108,7 +108,8 @@ mod tests {
         let all = parse(text).expect("it is well formed");
         let handler = all.of("HANDLER").next().expect("one");
         assert_eq!(handler.name(), "vdisk_blockio");
-        let names: Vec<_> = handler.of("DEVICE").map(|device| (device.name(), device.value("filename"))).collect();
+        let names: Vec<_> =
+            handler.of("DEVICE").map(|device| (device.name(), device.value("filename"))).collect();
         assert_eq!(names, [("d0", Some("/dev/a b".to_owned())), ("d1", None)]);
         assert_eq!(all.value("setup_id").as_deref(), Some("0x1"));
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use host::Tree;
 use lio::{
     AclSpec, BackstoreSpec, Bytes, ConfigSpec, Deadline, IscsiSpec, Lio, LoginFault, Others, Secret,
     TargetSpec, UnitSerial, Wwid,
@@ -16,6 +17,9 @@ use crate::conformance::{Bench, Outcome, iqn};
 const FORTH: &str = "a long secret";
 const BACK: &str = "another secret";
 const PORTALS: [&str; 2] = ["127.0.0.1:13370", "[::1]:13370"];
+
+/// A name, what the target says, what the initiator is told, and whether it gets in.
+type Case<'a, S> = (&'a str, S, &'a [(&'a str, &'a str)], bool);
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -126,7 +130,7 @@ pub fn chap(bench: &Bench) -> Outcome {
     let wrong = [user[0], user[1], ("session.auth.password", "a wrong secret")];
     let mutual = [&user[..], &target[..]].concat();
     let impostor = [&user[..], &[target[0], ("session.auth.password_in", "not its secret")]].concat();
-    let cases: [(&str, AclSpec, &[(&str, &str)], bool); 8] = [
+    let cases: [Case<'_, AclSpec>; 8] = [
         ("none", acl(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &wrong, false),
@@ -182,7 +186,7 @@ pub fn discovery(bench: &Bench) -> Outcome {
     let both = one().with_mutual_discovery_chap("target".parse()?, Secret::from(BACK));
     let user = [("authmethod", "CHAP"), ("username", "scout"), ("password", FORTH)];
     let mutual = [&user[..], &[("username_in", "target"), ("password_in", BACK)]].concat();
-    let cases: [(&str, IscsiSpec, &[(&str, &str)], bool); 5] = [
+    let cases: [Case<'_, IscsiSpec>; 5] = [
         ("none", IscsiSpec::new(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &[user[0], user[1], ("password", "a wrong secret")], false),
@@ -276,7 +280,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
         // Compare and write: what is there, then what is not.
         let page = |path: &str, parts: [u8; 2]| {
             let bytes: Vec<u8> = parts.iter().flat_map(|byte| vec![*byte; 512]).collect();
-            std::fs::write(path, bytes)
+            Tree::live().replace(path, bytes, 0o600)
         };
         page("/tmp/caw", [0, 7])?;
         let caw = ["--lba=8", "--num=1", "--xferlen=1024", "--in=/tmp/caw"];
