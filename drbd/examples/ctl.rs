@@ -128,8 +128,6 @@ fn one_of_9(
                 println!("{:?}", Metadata::create_as(host, volume, &metadata, Overwrite::Never)?);
             }
         }
-        "primary" => changed(drbd.run_9(&nine::Command::Primary(name.parse()?, force))?),
-        "secondary" => changed(drbd.run_9(&nine::Command::Secondary(name.parse()?, force))?),
         "connect" | "disconnect" | "pause-sync" | "resume-sync" | "verify" => {
             for peer in spec()?.peers {
                 let peer = nine::Peer::new(name.parse()?, peer.node);
@@ -141,6 +139,16 @@ fn one_of_9(
                     _ => nine::Command::Verify(peer, Volume(0), Some(Sectors(0)), None),
                 };
                 changed(drbd.run_9(&command)?);
+            }
+        }
+        "plan-recover" | "recover" => {
+            let side = if rest == ["victim"] { Side::Victim } else { Side::Survivor };
+            for peer in spec()?.peers {
+                print!("{}", drbd.plan_recovery_9(&name.parse()?, peer.node, side)?);
+                if verb == "recover" {
+                    let deadline = Deadline::after(PATIENCE);
+                    drbd.recover_9(&name.parse()?, peer.node, side, deadline, |seen| println!("{seen:?}"))?;
+                }
             }
         }
         _ => return Ok(None),

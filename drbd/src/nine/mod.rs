@@ -2,8 +2,8 @@
 //!
 //! States and events of DRBD 9 come by the same calls as those of 8.4: [`Drbd::list`], [`Drbd::get`], [`Drbd::watch`]; [`Drbd::remove`] and what
 //! waits are the same too. Its commands address peers by node ids and have parameters of their own, so they are a type of their own, carried
-//! out by [`Drbd::run_9`], and so are specs and plans ([`Drbd::ensure_9`]). What else moves 8.4 ([`Drbd::promote`], ...) refuses DRBD 9 with
-//! [`Error::Unsupported`].
+//! out by [`Drbd::run_9`], and so are specs and plans ([`Drbd::ensure_9`]) and the end of a split brain ([`Drbd::recover_9`]).
+//! [`Drbd::promote`] and [`Drbd::demote`] are for both. What else moves 8.4 refuses DRBD 9 with [`Error::Unsupported`].
 //!
 //! # How far it is tested
 //! Each kind of [`Command`] is compared byte for byte with what drbdsetup 9.22 sent to a DRBD 9.3.3, and the module's answers are read. Plans
@@ -15,6 +15,7 @@
 //! brought back; a second path added and taken away; a split brain told; the module unloaded.
 
 mod plan;
+mod recover;
 mod spec;
 
 use std::fmt;
@@ -450,14 +451,14 @@ impl Drbd {
         self.carry_out(command, deadline)
     }
 
-    fn needs_9(&self) -> Result<()> {
+    pub(crate) fn needs_9(&self) -> Result<()> {
         match self.dialect {
             Dialect::Drbd9 => Ok(()),
             Dialect::Drbd84 => Err(Error::Unsupported { version: 1 }),
         }
     }
 
-    fn carry_out(&self, command: &Command, deadline: Deadline) -> Result<bool> {
+    pub(crate) fn carry_out(&self, command: &Command, deadline: Deadline) -> Result<bool> {
         const NOTHING_TO_DO: i32 = 2;
         let object = command.object();
         let about = About { command: command.wire(), object: &object, deadline };

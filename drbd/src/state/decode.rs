@@ -84,7 +84,7 @@ fn resource(dialect: Dialect, tree: &mut Tree, name: ResourceName, packet: &Pack
 }
 
 /// A resource of which nothing is known but its name.
-pub(super) fn empty_resource(name: ResourceName) -> ResourceState {
+pub(crate) fn empty_resource(name: ResourceName) -> ResourceState {
     ResourceState {
         name,
         role: Role::Unknown,

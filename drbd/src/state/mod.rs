@@ -14,7 +14,11 @@ use host::Sectors;
 
 use crate::{DiskOptions, MetaDisk, Minor, NetOptions, ResourceName, ResourceOptions, Volume};
 
+#[cfg(test)]
+pub(crate) use decode::empty_resource;
 pub(crate) use decode::{Tree, absorb, insert_progress, progress_of};
+#[cfg(test)]
+pub(crate) use nine::fresh as fresh_9;
 pub(crate) use proc::insert_verify;
 pub use progress::Progress;
 pub(crate) use progress::Speedometer;

@@ -14,8 +14,8 @@ use crate::nine::{Command, Connecting, Force, NodeId, Peer, PeerSpec, ResourceSp
 use crate::wire::Command as Wire;
 use crate::{
     Bitmap, ConnState, Detach, Dialect, DiskOptions, DiskState, Drbd, Error, Event, MetaDisk, Minor,
-    NetOptions, Protocol as Replication, Refusal, ReplState, ResourceName, ResourceOptions, ResourceState,
-    Result, Role, Volume, VolumeSpec,
+    NetOptions, Promote, Protocol as Replication, Refusal, ReplState, ResourceName, ResourceOptions,
+    ResourceState, Result, Role, Volume, VolumeSpec,
 };
 
 const TEXT: &str = include_str!("../../tests/fixtures/drbd-9.3.3-linux-6.1.192.txt");
@@ -292,13 +292,20 @@ fn the_modules_answers_are_read() -> Result<()> {
     let refused =
         replay("13-primary@1", false).run_9(&Command::Primary(r0()?, Force::No)).expect_err("refused");
     assert_eq!(refused.refusal(), Some(Refusal::NoUpToDateData), "{refused}");
+    // The same by the verbs that both have.
+    drbd.promote(&r0()?, Promote::Force)?;
+    drbd.demote(&r0()?)?;
+    let replay = Replay { dumps: "08-status", refuses: Some(Wire::PRIMARY), ..Replay::default() };
+    let host = Host::fake().with_nl(FakeKernel::new(replay).transport());
+    let refused = Drbd::on(&host)?.promote(&r0()?, Promote::IfSafe).expect_err("refused").to_string();
+    assert!(refused.contains("state: Secondary, volume 0 Inconsistent"), "{refused}");
     Ok(())
 }
 
 #[test]
 fn verbs_of_84_refuse_drbd_9_and_the_other_way_round() -> Result<()> {
     let drbd = replay("08-status", false);
-    assert!(matches!(drbd.demote(&r0()?), Err(Error::Unsupported { version: 2 })));
+    assert!(matches!(drbd.generations(&r0()?), Err(Error::Unsupported { version: 2 })));
     assert!(matches!(drbd.suspend_io(&r0()?), Err(Error::Unsupported { version: 2 })));
     let fake = crate::fake::FakeDrbd::new();
     let drbd = Drbd::on(&fake.host())?;
