@@ -48,6 +48,7 @@ mod kinds;
 pub mod lint;
 mod name;
 mod names;
+mod parameter;
 mod plan;
 mod probe;
 mod route;
@@ -73,10 +74,11 @@ pub use host::{Deadline, Host, IfName, Plan, Watch};
 pub use kinds::{BridgeAttribute, BridgeSpec, MacvlanMode, VlanFlag, VlanProtocol, VlanSpec};
 pub use name::{Prefix, VlanId};
 pub use names::CardMatch;
+pub use parameter::{SysctlBound, SysctlSpec};
 pub use plan::{Step, diff, removal};
 pub use probe::{Obstacle, PathReport, probe_path};
 pub use route::{AddressSpec, Lifetime, RouteSpec, RuleSpec};
-pub use spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, Recreate, SysctlBound, SysctlSpec};
+pub use spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, Recreate};
 pub use state::{
     AddressState, Aggregator, BondHealth, BondPortState, BondState, LinkKindState, LinkState, MiiStatus,
     NetState, RouteState, VlanState,

@@ -1,5 +1,6 @@
 //! A small stateful rtnetlink in memory: links, VLANs, bonds, addresses and routes, with the kernel's refusals that matter here.
 
+mod address;
 mod bond;
 
 use std::collections::BTreeMap;
@@ -554,45 +555,8 @@ impl Net {
         gone.extend(self.links.iter().filter(|(_, l)| l.lower == index).map(|(i, _)| *i));
         self.links.retain(|i, _| !gone.contains(i));
         self.addresses.retain(|(i, _)| !gone.contains(i));
-        self.routes.retain(|body| oif(body).is_none_or(|i| !gone.contains(&i)));
+        self.routes.retain(|body| address::oif(body).is_none_or(|i| !gone.contains(&i)));
         Ok(())
-    }
-
-    fn add_address(&mut self, request: &Reply) -> Result<(), Refusal> {
-        if request.flags & flags::REPLACE != 0 {
-            self.delete_address(request)?;
-        }
-        let index = link_of(request);
-        if !self.links.contains_key(&index) {
-            return Err((libc::ENODEV, None));
-        }
-        let there = |(on, body): &(u32, Vec<u8>)| *on == index && same_address(body, &request.body);
-        if self.addresses.iter().any(there) {
-            return Err((libc::EEXIST, Some("ipv4: Address already assigned")));
-        }
-        self.addresses.push((index, request.body.clone()));
-        Ok(())
-    }
-
-    fn delete_address(&mut self, request: &Reply) -> Result<(), Refusal> {
-        let index = link_of(request);
-        let before = self.addresses.len();
-        self.addresses.retain(|(on, body)| *on != index || !same_address(body, &request.body));
-        if self.addresses.len() == before { Err((libc::EADDRNOTAVAIL, None)) } else { Ok(()) }
-    }
-
-    fn add_route(&mut self, request: &Reply) -> Result<(), Refusal> {
-        if self.routes.contains(&request.body) {
-            return Err((libc::EEXIST, None));
-        }
-        self.routes.push(request.body.clone());
-        Ok(())
-    }
-
-    fn delete_route(&mut self, request: &Reply) -> Result<(), Refusal> {
-        let before = self.routes.len();
-        self.routes.retain(|body| body != &request.body);
-        if self.routes.len() == before { Err((libc::ESRCH, None)) } else { Ok(()) }
     }
 }
 
@@ -608,23 +572,4 @@ fn merge_flags(link: &mut Link, fields: &Fields) {
     let (set, mask) = (word(fields.data.get(&2), 0).unwrap_or(0), word(fields.data.get(&2), 4).unwrap_or(0));
     let flags = now & !mask | set & mask;
     link.bond.insert(2, [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat());
-}
-
-fn oif(body: &[u8]) -> Option<u32> {
-    attributes(body.get(12..)?).flatten().find(|a| a.kind == 4)?.u32()
-}
-
-fn link_of(request: &Reply) -> u32 {
-    request.body.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
-}
-
-/// The same local address and prefix length: header bytes 0 and 1, and attribute 2.
-fn same_address(a: &[u8], b: &[u8]) -> bool {
-    let local = |body: &[u8]| {
-        attributes(body.get(8..).unwrap_or_default())
-            .flatten()
-            .find(|x| x.kind == 2)
-            .map(|x| x.payload.to_vec())
-    };
-    a.get(..2) == b.get(..2) && local(a) == local(b)
 }

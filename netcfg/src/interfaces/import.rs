@@ -10,8 +10,9 @@ use super::{Imported, Remark};
 use crate::bond::BondAttribute;
 use crate::error::Result;
 use crate::kinds::{BridgeAttribute, BridgeSpec, VlanFlag, VlanSpec};
+use crate::parameter::SysctlSpec;
 use crate::route::{MAIN_TABLE, RouteSpec, RuleSpec};
-use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, SysctlSpec};
+use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
 use crate::{Prefix, VlanId};
 
 /// What the stanzas of one interface say together.
