@@ -63,6 +63,8 @@ impl Module {
     pub const DM_MULTIPATH: Self = Self::plain("dm_multipath");
     /// Bonds; by itself the module makes a stray `bond0`, which nobody asked for.
     pub const BONDING: Self = Self { name: "bonding", options: &["max_bonds=0"] };
+    /// Links that lead nowhere; by itself the module makes a stray `dummy0`.
+    pub const DUMMY: Self = Self { name: "dummy", options: &["numdummies=0"] };
     /// VLANs.
     pub const VLAN: Self = Self::plain("8021q");
     /// The iSCSI initiator.
