@@ -87,7 +87,7 @@ impl Pair {
             lab.machine(name)
                 .mode(Mode::Root)
                 .kernel(kernel)
-                .memory(512)
+                .memory(768)
                 .cpus(1)
                 .nic(&segment)
                 .disk(&disk)
@@ -483,8 +483,8 @@ fn hundred(kernel: Kernel) -> Result<()> {
         pair.run(
             node,
             &format!(
-                "modprobe loop; mkdir /run/disks; for n in $(seq 0 {}); do truncate -s 512K /run/disks/$n && \
-                 losetup /dev/loop$n /run/disks/$n || exit 1; done",
+                "modprobe loop; mkdir /var/tmp/disks; for n in $(seq 0 {}); do truncate -s 1M /var/tmp/disks/$n && \
+                 losetup /dev/loop$n /var/tmp/disks/$n || exit 1; done",
                 MANY - 1
             ),
         )?;
