@@ -178,20 +178,14 @@ impl Source {
     /// Messages were lost: what was put aside is of no use, the state is read again.
     fn start_over(&mut self) -> Result<()> {
         log::debug!("drbd events were lost; reading the state again");
-        // What is still in the buffer is older than what was lost: taken after the reading, it would bring back the past.
-        let mut families = Vec::new();
-        loop {
-            match self.socket.event(Deadline::after(Duration::ZERO)) {
-                Ok(None) => break,
-                Ok(Some(reply)) if reply.kind == CONTROLLER => families.push(reply),
-                Ok(Some(_)) | Err(NlError::Overrun) => {}
-                Err(error) => return Err(about(Deadline::after(GAP)).failed(error)),
-            }
-        }
+        let waiting = self.socket.drain().map_err(|error| about(Deadline::after(GAP)).failed(error))?;
         self.early.clear();
         self.next = None;
         self.fresh = None;
-        families.iter().try_for_each(|reply| self.controller(reply))?;
+        waiting
+            .iter()
+            .filter(|reply| reply.kind == CONTROLLER)
+            .try_for_each(|reply| self.controller(reply))?;
         // A family that has come anew has been asked already.
         if self.fresh.is_none() { self.ask() } else { Ok(()) }
     }

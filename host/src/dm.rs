@@ -1,4 +1,5 @@
-//! Device-mapper, as far as luks and multipath need it: the devices with their UUIDs, their tables and status, and the wait for events.
+//! Device-mapper, as far as luks, multipath and lio need it: the devices with their UUIDs, their tables and status, and the exchange of a table
+//! under a device that is in use.
 //!
 //! Speaks the ioctl interface of `/dev/mapper/control` (linux/dm-ioctl.h, version 4) itself; libdevmapper is not thread-safe and not
 //! needed for reading.
@@ -49,6 +50,14 @@ pub struct Device {
     pub event: u32,
 }
 
+impl Device {
+    /// A device no event of which has been seen; for fakes.
+    #[must_use]
+    pub fn new(name: DmName, number: DevNum, uuid: Option<String>) -> Self {
+        Self { name, number, uuid, event: 0 }
+    }
+}
+
 /// What is known of a device beyond its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -67,6 +76,14 @@ pub struct Info {
     pub deferred_remove: bool,
 }
 
+impl Info {
+    /// A device that nobody has open and that may be written; for fakes.
+    #[must_use]
+    pub fn new(device: Device, suspended: bool, active: bool) -> Self {
+        Self { device, open_count: 0, suspended, read_only: false, active, deferred_remove: false }
+    }
+}
+
 /// One line of a table, or its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +96,23 @@ pub struct Target {
     pub kind: String,
     /// Its parameters, as the target prints them. A crypt target's hold the key or its keyring name.
     pub params: String,
+}
+
+impl Target {
+    /// A line of a table.
+    #[must_use]
+    pub fn new(start: Sectors, length: Sectors, kind: impl Into<String>, params: impl Into<String>) -> Self {
+        Self { start, length, kind: kind.into(), params: params.into() }
+    }
+}
+
+/// What a suspension does with I/O that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Inflight {
+    /// Waits until it is done. What comes later waits in the device.
+    Awaited,
+    /// Lets it be; a target that queues by itself gives it back (`--noflush`).
+    Left,
 }
 
 /// A device-mapper: the kernel's or a fake's.
@@ -103,6 +137,61 @@ pub trait Mapper: fmt::Debug + Send + Sync {
     /// # Errors
     /// ENXIO if there is no device of that name.
     fn status(&self, name: &DmName) -> io::Result<Vec<Target>>;
+
+    /// Makes a device without a table; `dmsetup create --notable`. udev gives it its name in `/dev/mapper` and looks no further: what stands
+    /// on it is not this machine's.
+    ///
+    /// # Errors
+    /// EBUSY if there is one of that name or UUID.
+    fn create(&self, name: &DmName, uuid: &str) -> io::Result<()> {
+        let _ = (name, uuid);
+        no()
+    }
+
+    /// Gives a device the table that comes into force when it is [resumed](Self::resume); `dmsetup load`. Devices that the table names are
+    /// opened here.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name, EINVAL for a table the kernel does not understand; what opening a device answers.
+    fn load(&self, name: &DmName, table: &[Target]) -> io::Result<()> {
+        let _ = (name, table);
+        no()
+    }
+
+    /// Stops a device: from now on I/O waits in it; `dmsetup suspend --nolockfs`. One that is suspended already stays so. Blocks while I/O is
+    /// [awaited](Inflight::Awaited), for as long as that takes.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name.
+    fn suspend(&self, name: &DmName, inflight: Inflight) -> io::Result<()> {
+        let _ = (name, inflight);
+        no()
+    }
+
+    /// Lets a device go on, with the table that was [loaded](Self::load) last; `dmsetup resume`. Devices of the table before are closed.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name, EINVAL if the table's size does not suit.
+    fn resume(&self, name: &DmName) -> io::Result<()> {
+        let _ = name;
+        no()
+    }
+
+    /// Removes a device; `dmsetup remove`.
+    ///
+    /// # Errors
+    /// ENXIO if there is none of that name, EBUSY if somebody has it open.
+    fn remove(&self, name: &DmName) -> io::Result<()> {
+        let _ = name;
+        no()
+    }
+}
+
+fn no<T>() -> io::Result<T> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this host has no device-mapper behind it (captured or fake)",
+    ))
 }
 
 /// The device-mapper of a [`Host`](crate::Host). Cheap to clone.
@@ -140,27 +229,18 @@ impl std::ops::Deref for Backend {
 #[derive(Debug)]
 struct Nothing;
 
-impl Nothing {
-    fn no<T>() -> io::Result<T> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this host has no device-mapper behind it (captured or fake)",
-        ))
-    }
-}
-
 impl Mapper for Nothing {
     fn list(&self) -> io::Result<Vec<Device>> {
-        Self::no()
+        no()
     }
     fn info(&self, _: &DmName) -> io::Result<Option<Info>> {
-        Self::no()
+        no()
     }
     fn table(&self, _: &DmName) -> io::Result<Vec<Target>> {
-        Self::no()
+        no()
     }
     fn status(&self, _: &DmName) -> io::Result<Vec<Target>> {
-        Self::no()
+        no()
     }
 }
 
@@ -170,7 +250,11 @@ struct Live {
 }
 
 const LIST_DEVICES: u8 = 2;
+const DEV_CREATE: u8 = 3;
+const DEV_REMOVE: u8 = 4;
+const DEV_SUSPEND: u8 = 6;
 const DEV_STATUS: u8 = 7;
+const TABLE_LOAD: u8 = 9;
 const TABLE_STATUS: u8 = 12;
 const HEADER: usize = 312;
 /// Flags of `struct dm_ioctl`.
@@ -179,9 +263,16 @@ const SUSPENDED: u32 = 1 << 1;
 const STATUS_TABLE: u32 = 1 << 4;
 const ACTIVE: u32 = 1 << 5;
 const BUFFER_FULL: u32 = 1 << 8;
+const SKIP_LOCKFS: u32 = 1 << 10;
+const NO_FLUSH: u32 = 1 << 11;
 /// In a list: the answer has UUIDs too (since 4.44, Linux 5.13; older kernels ignore it and the UUIDs are asked for one by one).
 const WANT_UUID: u32 = 1 << 14;
 const DEFERRED: u32 = 1 << 17;
+/// What udev's rules read out of the event of a change (libdevmapper.h, `DM_UDEV_*`, in the upper half of the cookie): it is a change, and no
+/// rules of subsystems (0x2), of disks (0x4) or others (0x8) apply. They would open the device and look what is on it.
+const UDEV: u32 = (0x40 | 0x2 | 0x4 | 0x8) << 16;
+/// Of `struct dm_target_spec`.
+const TARGET_SPEC: usize = 40;
 
 impl Live {
     fn control(&self) -> io::Result<&File> {
@@ -196,21 +287,30 @@ impl Live {
     fn call(&self, number: u8, name: Option<&DmName>, flags: u32) -> io::Result<Vec<u8>> {
         let mut size: usize = 16 * 1024;
         loop {
-            let mut buffer = vec![0; size];
-            let total = u32::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
-            put(&mut buffer, 0, 4);
-            put(&mut buffer, 12, total);
-            put(&mut buffer, 16, u32::try_from(HEADER).unwrap_or_default());
-            put(&mut buffer, 28, flags);
-            if let (Some(name), Some(place)) = (name, buffer.get_mut(48..48 + 127)) {
-                place.iter_mut().zip(name.as_str().bytes()).for_each(|(to, from)| *to = from);
-            }
+            let mut buffer = header(size, name, flags)?;
             sys::dm::ioctl(self.control()?.as_fd(), number, &mut buffer)?;
             if u32_at(&buffer, 28) & BUFFER_FULL == 0 {
                 return Ok(buffer);
             }
             size *= 2;
         }
+    }
+
+    /// One ioctl that changes something; `fill` puts in what is more than name and flags.
+    fn change(
+        &self,
+        number: u8,
+        name: &DmName,
+        flags: u32,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> io::Result<()> {
+        let mut buffer = header(HEADER, Some(name), flags)?;
+        fill(&mut buffer);
+        // The kernel wants room for its answer behind the question.
+        buffer.resize(buffer.len().next_multiple_of(8) + 1024, 0);
+        let size = u32::try_from(buffer.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        put(&mut buffer, 12, size);
+        sys::dm::ioctl(self.control()?.as_fd(), number, &mut buffer)
     }
 
     fn targets(&self, name: &DmName, flags: u32) -> io::Result<Vec<Target>> {
@@ -270,6 +370,67 @@ impl Mapper for Live {
     fn status(&self, name: &DmName) -> io::Result<Vec<Target>> {
         self.targets(name, 0)
     }
+
+    fn create(&self, name: &DmName, uuid: &str) -> io::Result<()> {
+        self.change(DEV_CREATE, name, 0, |buffer| write_text(buffer, 176, 128, uuid))
+    }
+
+    fn load(&self, name: &DmName, table: &[Target]) -> io::Result<()> {
+        self.change(TABLE_LOAD, name, 0, |buffer| {
+            put(buffer, 20, u32::try_from(table.len()).unwrap_or_default());
+            table.iter().for_each(|target| push_target(buffer, target));
+        })
+    }
+
+    fn suspend(&self, name: &DmName, inflight: Inflight) -> io::Result<()> {
+        let left = if inflight == Inflight::Left { NO_FLUSH } else { 0 };
+        self.change(DEV_SUSPEND, name, SUSPENDED | SKIP_LOCKFS | left, |_| {})
+    }
+
+    fn resume(&self, name: &DmName) -> io::Result<()> {
+        self.change(DEV_SUSPEND, name, 0, |buffer| put(buffer, 32, UDEV))
+    }
+
+    fn remove(&self, name: &DmName) -> io::Result<()> {
+        self.change(DEV_REMOVE, name, 0, |buffer| put(buffer, 32, UDEV))
+    }
+}
+
+/// `struct dm_ioctl` at the front of a buffer: version 4, sizes, flags, name.
+fn header(size: usize, name: Option<&DmName>, flags: u32) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; size];
+    let total = u32::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    put(&mut buffer, 0, 4);
+    put(&mut buffer, 12, total);
+    put(&mut buffer, 16, u32::try_from(HEADER).unwrap_or_default());
+    put(&mut buffer, 28, flags);
+    if let Some(name) = name {
+        write_text(&mut buffer, 48, 127, name.as_str());
+    }
+    Ok(buffer)
+}
+
+/// Puts a text into a field that is zero.
+fn write_text(buffer: &mut [u8], at: usize, most: usize, text: &str) {
+    if let Some(place) = buffer.get_mut(at..at + most) {
+        place.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    }
+}
+
+/// A line of a table as `DM_TABLE_LOAD` takes it: the specification, the parameters with their end, and where the next one begins, counted
+/// from this one.
+fn push_target(buffer: &mut Vec<u8>, target: &Target) {
+    let begin = buffer.len();
+    let length = (TARGET_SPEC + target.params.len() + 1).next_multiple_of(8);
+    buffer.resize(begin + length, 0);
+    for (at, value) in [(0, target.start.0), (8, target.length.0)] {
+        if let Some(place) = buffer.get_mut(begin + at..begin + at + 8) {
+            place.copy_from_slice(&value.to_ne_bytes());
+        }
+    }
+    put(buffer, begin + 20, u32::try_from(length).unwrap_or_default());
+    write_text(buffer, begin + 24, 15, &target.kind);
+    write_text(buffer, begin + TARGET_SPEC, target.params.len(), &target.params);
 }
 
 fn put(buffer: &mut [u8], at: usize, value: u32) {
@@ -343,6 +504,17 @@ mod tests {
     fn device_numbers_are_taken_apart() {
         assert_eq!(DevNum::decode(0xfd05).to_string(), "253:5");
         assert_eq!(DevNum::decode((253 << 8) | 0x2c | (0x1 << 20)), DevNum { major: 253, minor: 0x12c });
+    }
+
+    #[test]
+    fn a_table_is_written_as_it_is_read() {
+        let line = |start, kind: &str, params: &str| Target::new(Sectors(start), Sectors(8), kind, params);
+        let lines = [line(0, "error", ""), line(8, "linear", "254:16 0")];
+        let mut buffer = header(HEADER, None, 0).expect("small");
+        put(&mut buffer, 20, 2);
+        lines.iter().for_each(|line| push_target(&mut buffer, line));
+        // The kernel's answers count from the first line, its questions from the one before: the same for two.
+        assert_eq!(parse_targets(&buffer).expect("a table"), lines);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use host::{Operation, TreeError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Step;
 use crate::state::TARGET;
+use crate::wire::tcp::listens;
 use crate::wire::{alua, attributes, parse_portal};
 
 /// How many lanes are worked on at once. The grace periods of more than 16 hardly overlap better, and threads cost too.
@@ -357,15 +358,6 @@ fn portal_reason(tree: &Tree, path: &str, name: &str) -> String {
     }
 }
 
-/// Whether a line of `/proc/net/tcp` is a listening socket of this port: `SL LOCAL:PORT REMOTE STATE`, state 0A.
-fn listens(text: &str, port: u16) -> bool {
-    let port = format!(":{port:04X}");
-    text.lines().skip(1).any(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        words.next().is_some_and(|local| local.ends_with(&port)) && words.nth(1) == Some("0A")
-    })
-}
-
 /// Why `enable` of a backstore is refused: errnos of `blkdev_get_by_path` and of `target_configure_device`.
 fn enable_reason(tree: &Tree, path: String, errno: i32, source: TreeError) -> Error {
     let dir = path.trim_end_matches("/enable");
@@ -417,16 +409,5 @@ fn holder(tree: &Tree, dir: &str, device: &str) -> String {
         Some(point) => format!("a file system mounted on {point}; unmount it"),
         None => "somebody who opened it exclusively: a mount, md, LVM, DRBD or another target (lsblk, fuser)"
             .to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listening_ports_are_found() {
-        let text = "  sl  local_address rem_address   st\n   0: 00000000:0CBC 00000000:0000 0A 00000000\n   1: 0100007F:0050 0100007F:1234 01 0\n";
-        assert!(listens(text, 3260) && !listens(text, 80));
     }
 }

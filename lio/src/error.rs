@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Stopped,
     /// A kernel file could not be read.
     Unreadable,
+    /// The kernel did not answer before the deadline.
+    Late,
 }
 
 /// Why a call of this crate failed.
@@ -109,6 +111,22 @@ pub enum Error {
         /// Who holds it.
         source: LockError,
     },
+    /// Device-mapper refused.
+    #[error("cannot {doing}: {fix}")]
+    Mapper {
+        /// What was tried, on which device.
+        doing: String,
+        /// What it means, and what to do.
+        fix: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The kernel did not answer before the deadline; what was begun goes on in a thread of its own.
+    #[error("not done in time: {doing}")]
+    Late {
+        /// What was tried, what it waits for, and what to do.
+        doing: String,
+    },
     /// A step of a plan failed; the ones before it were undone.
     #[error("the target configuration could not be changed as planned")]
     Plan {
@@ -143,6 +161,9 @@ impl Error {
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Unreadable { .. } => ErrorKind::Unreadable,
             Self::Locked { .. } => ErrorKind::Locked,
+            Self::Mapper { source, .. } if source.raw_os_error() == Some(libc::EBUSY) => ErrorKind::Busy,
+            Self::Mapper { .. } => ErrorKind::Refused,
+            Self::Late { .. } => ErrorKind::Late,
             Self::Plan { source } => source.cause.as_ref().map_or(ErrorKind::Stopped, Self::kind),
         }
     }
@@ -154,6 +175,7 @@ impl Error {
             Self::Busy { source, .. } | Self::Refused { source, .. } | Self::Unreadable { source } => {
                 source.errno()
             }
+            Self::Mapper { source, .. } => source.raw_os_error(),
             Self::Plan { source } => source.cause.as_ref().and_then(Self::errno),
             _ => None,
         }
@@ -163,7 +185,8 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } => true,
+            Self::Busy { .. } | Self::Late { .. } => true,
+            Self::Mapper { .. } => self.is_busy(),
             Self::Refused { source, .. } | Self::Unreadable { source } => source.is_retryable(),
             Self::Locked { source } => matches!(source, LockError::Held { .. }),
             Self::NotLoaded { source, .. } => source.as_ref().is_some_and(|e| e.is_retryable()),

@@ -40,13 +40,16 @@ mod apply;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod ha;
 mod journal;
+mod live;
 mod name;
 pub mod plan;
 mod running;
 #[cfg(feature = "saveconfig")]
 #[cfg_attr(docsrs, doc(cfg(feature = "saveconfig")))]
 pub mod saveconfig;
+pub mod scst;
 mod spec;
 pub mod state;
 #[allow(unsafe_code)]
@@ -57,10 +60,12 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::{Error, ErrorKind, Result};
+pub use ha::{HaMode, HaNode, HaPair, HaState, Side};
 pub use host::CpuSet;
 pub use host::plan::{Impact, Undo};
 pub use host::{Bytes, Deadline, Host, Iqn, ParseError, Plan, Secret, Wwid};
 pub use journal::{Recovered, Recovery};
+pub use live::{Counters, LoginFailure, LoginFault, Logins, Rates, Sample, Sampler, Usage};
 pub use name::{
     AclTag, BackstoreName, ChapSecret, ChapUser, CompanyId, GroupName, Lun, ProductId, Revision, Tag,
     UnitSerial, VendorId,
@@ -71,6 +76,7 @@ pub use spec::{
     Fabric, FileIo, IscsiSpec, LuGroup, MappedLunSpec, Memory, Others, TargetSpec, Transport, WriteCache,
 };
 pub use state::{BackstoreId, BackstoreState, IscsiState, TargetState};
+pub use wire::aptpl::Registration;
 pub use wire::session::SessionState;
 
 use host::exec::Module;
@@ -226,21 +232,6 @@ impl Lio {
         Ok(state::read(self.tree(), Focus::Target(self.fabric, iqn))?
             .targets
             .remove(&(self.fabric, iqn.clone())))
-    }
-
-    /// Lists who is logged in. Of an initiator with an ACL the kernel shows the newest session only
-    /// ([`TargetState::session_count`] has the true number); of one without, the name.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or a file cannot be read.
-    pub fn sessions(&self, iqn: &Iqn) -> Result<Vec<SessionState>> {
-        let target = self.get(iqn)?.ok_or_else(|| Error::NotFound { iqn: iqn.to_string() })?;
-        let mut sessions = Vec::new();
-        for group in target.groups {
-            sessions.extend(group.acls.into_values().filter_map(|acl| acl.session));
-            sessions.extend(group.dynamic_sessions.into_iter().map(SessionState::dynamic));
-        }
-        Ok(sessions)
     }
 
     /// Plans the way to a specification; reads only. Empty if all is as it should be. Print it to see shell lines.

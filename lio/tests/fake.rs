@@ -26,7 +26,11 @@ fn memory() -> Memory {
 fn memory_of(kernel: lio::fake::Kernel) -> Memory {
     let memory = lio::fake::configfs_of(kernel);
     memory.edit(|nodes| {
-        ["/dev/vdb", "/dev/vdc"].iter().for_each(|disk| nodes.put(disk, ""));
+        for (number, disk) in ["vdb", "vdc"].iter().enumerate() {
+            nodes.put(&format!("/dev/{disk}"), "");
+            nodes.put(&format!("/sys/class/block/{disk}/dev"), format!("254:{number}\n"));
+            nodes.put(&format!("/sys/class/block/{disk}/size"), "2048\n");
+        }
         ["/var/target/pr", "/var/target/alua"].iter().for_each(|dir| nodes.put_dir(dir));
     });
     memory.tree().make_dir("/sys/kernel/config/target/iscsi").expect("the fabric");
@@ -36,7 +40,7 @@ fn memory_of(kernel: lio::fake::Kernel) -> Memory {
 
 fn bench(memory: &Memory) -> Bench {
     Bench {
-        host: Host::fake().with_tree(memory.tree()),
+        host: Host::fake().with_tree(memory.tree()).with_dm(lio::fake::mapper(memory)),
         disks: vec!["/dev/vdb".into(), "/dev/vdc".into()],
         points: usize::MAX,
         take_port,
@@ -123,6 +127,39 @@ fn a_drbd_secondary_is_explained() -> Outcome {
     let error = lio.ensure(&TargetSpec::new(iqn("drbd")).with_lun(0, disk)).expect_err("Secondary");
     assert!(conformance::chain(&error).contains("must be Primary"), "{}", conformance::chain(&error));
     assert_eq!(error.errno(), Some(libc::EROFS));
+    Ok(())
+}
+
+#[test]
+fn a_secondary_cannot_take_over_and_stays_on_standby() -> Outcome {
+    let memory = memory();
+    let lio = Lio::on(&Host::fake().with_tree(memory.tree()).with_dm(lio::fake::mapper(&memory)))?;
+    let disk = |name: &str| {
+        BackstoreSpec::block(name.parse().unwrap(), format!("/dev/{name}"))
+            .with_serial(lio::UnitSerial::derived_from(name))
+    };
+    let node =
+        |tag: u16| lio::HaNode::new(lio::Tag(tag)).with_portal(format!("10.0.0.{tag}:3260").parse().unwrap());
+    let target = TargetSpec::new(iqn("pair")).with_lun(0, disk("vdb")).with_lun(1, disk("vdc"));
+    let pair = lio::HaPair::alua(target, [node(1), node(2)]);
+    let soon = || Deadline::after(std::time::Duration::from_secs(60));
+    memory.edit(|nodes| nodes.put("/dev/vdc", "secondary"));
+    lio.ensure_ha(&pair, lio::Side::Two)?;
+    let error = lio.takeover(&pair, lio::Side::Two, soon()).expect_err("one is Secondary");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Refused, Some(libc::EROFS)));
+    assert!(error.to_string().contains("make the DRBD resource Primary"), "{error}");
+    assert_eq!(lio.ha_state(&pair, lio::Side::Two)?, lio::HaState::Standby);
+    // A larger disk is seen by the next ensure, closed or open.
+    memory.edit(|nodes| nodes.put("/sys/class/block/vdb/size", "4096\n"));
+    assert!(lio.ensure_ha(&pair, lio::Side::Two)? && !lio.ensure_ha(&pair, lio::Side::Two)?);
+    memory.edit(|nodes| nodes.put("/dev/vdc", ""));
+    assert!(lio.takeover(&pair, lio::Side::Two, soon())?);
+    memory.edit(|nodes| nodes.put("/sys/class/block/vdc/size", "8192\n"));
+    assert!(lio.ensure_ha(&pair, lio::Side::Two)? && !lio.ensure_ha(&pair, lio::Side::Two)?);
+    assert_eq!(lio.ha_state(&pair, lio::Side::Two)?, lio::HaState::Active);
+    // The disk is gone; what stood in front of it can still be removed.
+    memory.edit(|nodes| nodes.take("/sys/class/block/vdb"));
+    assert!(lio.remove_ha(&pair, lio::Side::Two, soon())?);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::{Configfs, Nodes, Outcome, Range, attributes, line, store};
 use crate::state::TARGET;
 use crate::wire::alua;
+use host::fake::Node;
 
 pub(super) const DEFAULT_LU_GROUP: &str = "LU Group Alias: default_lu_gp\nLU Group ID: 0\n";
 
@@ -293,7 +294,11 @@ impl Configfs {
         let get = |key: &str| control.and_then(|control| control.get(key));
         let path = get("udev_path").ok_or(libc::EINVAL)?;
         let read_only = get("readonly").is_some_and(|n| n == "1");
-        let content = nodes.text(path).ok_or(libc::ENOENT)?;
+        let node = match nodes.get(path) {
+            Some(Node::Link(target)) => target.clone(),
+            _ => path.clone(),
+        };
+        let content = nodes.text(&node).ok_or(libc::ENOENT)?;
         let claimed = self.control.iter().any(|(other, control)| {
             other != device
                 && control.get("udev_path") == Some(path)

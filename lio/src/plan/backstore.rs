@@ -163,6 +163,12 @@ fn fill(path: &str, disk: &BackstoreSpec, note: Option<&str>, steps: &mut Vec<St
     let wwn = identity(disk).into_iter();
     steps.extend(wwn.map(|(file, value)| Step::write(format!("{path}/wwn/{file}"), value, None)));
     steps.extend(values(&format!("{path}/attrib"), &disk.attributes, None, disk.backing.table()));
+    // Taken only while nobody exports the disk (target_pr_res_aptpl_metadata_store).
+    let metadata = disk
+        .reservations
+        .iter()
+        .map(|one| Step::write(format!("{path}/pr/res_aptpl_metadata"), one.metadata(), None));
+    steps.extend(metadata);
     for (name, group) in &disk.alua {
         let dir = format!("{path}/alua/{name}");
         steps.extend((name.as_str() != DEFAULT_GROUP).then(|| Step::make(&dir)));

@@ -9,6 +9,7 @@ use host::{Bytes, Wwid};
 use super::{Access, known};
 use crate::error::{Error, Result};
 use crate::name::{BackstoreName, CompanyId, GroupName, ProductId, Revision, UnitSerial, VendorId};
+use crate::wire::aptpl::Registration;
 use crate::wire::attributes::{self, Table};
 
 /// The access group that every backstore has.
@@ -343,6 +344,9 @@ pub struct BackstoreSpec {
     pub alua: BTreeMap<GroupName, AluaGroupSpec>,
     /// The group of backstores that change their access state together.
     pub lu_group: Option<LuGroup>,
+    /// Persistent reservations that the disk begins with.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub reservations: Vec<Registration>,
 }
 
 impl BackstoreSpec {
@@ -361,6 +365,7 @@ impl BackstoreSpec {
             attributes: BTreeMap::new(),
             alua: BTreeMap::new(),
             lu_group: None,
+            reservations: Vec::new(),
         }
     }
 
@@ -452,6 +457,16 @@ impl BackstoreSpec {
         self
     }
 
+    /// Gives a disk that is made the persistent reservations that another node had ([`Lio::reservations`](crate::Lio::reservations)), before
+    /// anybody sees it (`pr/res_aptpl_metadata`). Each comes into force when its initiator is shown the LUN it came through. On a disk that is
+    /// there already nothing is changed: it has its own.
+    #[doc(alias = "APTPL")]
+    #[must_use]
+    pub fn with_reservations(mut self, reservations: impl IntoIterator<Item = Registration>) -> Self {
+        self.reservations.extend(reservations);
+        self
+    }
+
     /// The identifier that multipath shows for the disk; `None` without a serial.
     #[must_use]
     pub fn wwid(&self) -> Option<Wwid> {
@@ -482,6 +497,15 @@ impl BackstoreSpec {
             return bad(
                 "only block devices are opened read-only; write-protect the mapped LUNs instead".into()
             );
+        }
+        let emulated = self.attributes.get("emulate_pr").is_none_or(|on| on != "0");
+        if !self.reservations.is_empty() && (!emulated || self.backing.is_passthrough()) {
+            return bad(
+                "it has no persistent reservations of the kernel's (emulate_pr 0, or commands are passed through), and can be given none".into(),
+            );
+        }
+        if self.reservations.iter().any(|one| one.key == 0 || one.metadata().contains(['\n', ' '])) {
+            return bad("a registration has a key other than 0 and names without blanks".into());
         }
         let mut ids = BTreeMap::new();
         for (name, group) in &self.alua {

@@ -1,9 +1,12 @@
 //! Texts of the kernel, without I/O: what configfs files say and what portal directories are called.
 
 pub mod alua;
+pub mod aptpl;
 pub mod attributes;
 pub mod info;
+pub mod scst;
 pub mod session;
+pub mod tcp;
 
 use std::net::SocketAddr;
 

@@ -13,6 +13,8 @@ pub struct ConnectionState {
     pub state: String,
     /// Where the initiator is; without the port on 6.1.
     pub address: String,
+    /// Which portal it came to, where the TCP connections of the machine leave one choice.
+    pub portal: Option<std::net::SocketAddr>,
 }
 
 /// A session of an initiator.
@@ -24,7 +26,8 @@ pub struct SessionState {
     pub initiator: Iqn,
     /// What it calls itself; often its host name.
     pub alias: Option<String>,
-    /// LIO's number for the session; `None` for a session without an ACL, of which the kernel shows the name only.
+    /// LIO's number for the session; `None` for a session without an ACL, of which the kernel shows the name only, and for one that only its
+    /// TCP connection tells of.
     pub id: Option<u32>,
     /// The initiator's part of the session identifier, 6 bytes.
     pub isid: Option<String>,
@@ -73,6 +76,7 @@ pub fn parse(text: &str) -> Option<SessionState> {
             cid,
             state: bare(state, "TARG_CONN_STATE_"),
             address: address.to_owned(),
+            portal: None,
         });
     }
     Some(SessionState {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types, unreachable_pub)]
 
 mod config;
+mod initiator;
 
 use std::process::Command;
 
@@ -15,6 +16,11 @@ pub const CASES: &[(&str, Case)] = &[
     ("what_targetcli_made_goes_through_saveconfig_json_unchanged", config::theirs_through_us),
     ("what_we_made_goes_through_saveconfig_json_to_targetctl", config::ours_through_them),
     ("an_initiator_logs_in_and_is_seen_and_dropped", initiator),
+    ("each_kind_of_chap_lets_in_whom_it_should_over_ipv4_and_ipv6", initiator::chap),
+    ("each_kind_of_chap_of_discovery_over_ipv4_and_ipv6", initiator::discovery),
+    ("what_vmware_asks_of_a_disk_is_answered_and_counted", initiator::vmware),
+    ("a_larger_device_is_seen_when_the_initiator_looks_again", initiator::resize),
+    ("no_test_of_libiscsi_fails_that_passes_on_targetclis_lun", initiator::conformance),
 ];
 
 /// Whether targetcli is there.
