@@ -395,7 +395,7 @@ fn scenario(kernel: Kernel) -> Result<()> {
     pair.same("connected, new")?;
 
     // A node used while its first sync still runs, and while it is held.
-    pair.run(1, "drbdsetup disk-options 0 --resync-rate=1M")?;
+    pair.run(1, "drbdsetup disk-options 0 --resync-rate=512K")?;
     pair.run(0, "ctl primary r0 force")?;
     pair.write(0, "/dev/drbd0", 1, 'a')?;
     ensure!(pair.read(0, "/dev/drbd0", 1)? == "a");
