@@ -32,11 +32,25 @@ pub(crate) enum Speech {
 
 impl Speech {
     /// The family of a kernel, and how it is spoken to. One that has both offers the old one for old tools only.
-    pub(crate) fn resolve(socket: &mut Socket, deadline: Deadline) -> NlResult<Option<(Family, Self)>> {
-        if let Some(family) = Family::resolve(socket, drbd2::FAMILY, deadline)? {
-            return Ok(Some((drbd2::as_nine(family), Self::Drbd2)));
-        }
-        Ok(Family::resolve(socket, FAMILY, deadline)?.map(|family| (family, Self::Plain)))
+    pub(crate) fn resolve(
+        host: &Host,
+        socket: &mut Socket,
+        deadline: Deadline,
+    ) -> NlResult<Option<(Family, Self)>> {
+        let plain = Family::resolve(socket, FAMILY, deadline)?;
+        // Asked for a family that it does not have, the kernel runs modprobe (ctrl_getfamily, net/netlink/genetlink.c). 8.4 and the module
+        // from outside of the kernel have one family only.
+        let version = host.tree().read_opt("/sys/module/drbd/version").ok().flatten().unwrap_or_default();
+        let is_alone = version.starts_with("8.") || plain.as_ref().is_some_and(|family| family.version == 2);
+        let new = if plain.is_some() && is_alone {
+            None
+        } else {
+            Family::resolve(socket, drbd2::FAMILY, deadline)?
+        };
+        Ok(match new {
+            Some(family) => Some((drbd2::as_nine(family), Self::Drbd2)),
+            None => plain.map(|family| (family, Self::Plain)),
+        })
     }
 
     /// The name of the family.
@@ -311,7 +325,7 @@ impl Job {
     fn carry_out(self, host: &Host, socket: &mut Option<Socket>, deadline: Deadline) {
         match self {
             Self::Resolve(back) => {
-                back.answer(with(host, socket, |s| Speech::resolve(s, deadline)));
+                back.answer(with(host, socket, |s| Speech::resolve(host, s, deadline)));
             }
             Self::Ask(message, speech, back) => {
                 let message = speech.request(message);

@@ -137,7 +137,7 @@ impl Source {
         let failed = |error| about(deadline).failed(error);
         // Resolved on a socket of its own: this one hears of events from the moment it joins.
         let mut socket = host.nl().open(Protocol::Generic).map_err(failed)?;
-        let found = Speech::resolve(&mut socket, deadline).map_err(failed)?;
+        let found = Speech::resolve(host, &mut socket, deadline).map_err(failed)?;
         let (family, speech) = found.ok_or(Error::NotLoaded { source: None })?;
         let group = family.group(GROUP).ok_or(Error::Unsupported { version: family.version })?;
         // Where the controller tells of families that come and go; a fake may have none.

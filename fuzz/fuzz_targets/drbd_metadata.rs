@@ -6,7 +6,7 @@ use std::path::Path;
 use drbd::{Host, MetaDisk, Metadata, Minor, Overwrite, Volume, VolumeSpec};
 use host::fake::Memory;
 
-const SIZE: usize = 1 << 20;
+const SIZE: usize = 128 << 10;
 /// Where the magic stands in a superblock.
 const MAGIC: usize = 60;
 
@@ -16,7 +16,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let host = Host::fake().with_tree(memory.tree());
     let Some((kind, data)) = data.split_first() else { return };
     // What lies before the end of the disk, and at the head of the other.
-    let length = data.len().min(128 << 10);
+    let length = data.len().min(SIZE);
     let (mut tail, mut head) = (vec![0; SIZE], vec![0; SIZE]);
     tail[SIZE - length..].copy_from_slice(&data[data.len() - length..]);
     head[..length].copy_from_slice(&data[..length]);

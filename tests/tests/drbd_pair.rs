@@ -87,7 +87,7 @@ impl Pair {
             lab.machine(name)
                 .mode(Mode::Root)
                 .kernel(kernel)
-                .memory(512)
+                .memory(768)
                 .cpus(1)
                 .nic(&segment)
                 .disk(&disk)
@@ -395,7 +395,7 @@ fn scenario(kernel: Kernel) -> Result<()> {
     pair.same("connected, new")?;
 
     // A node used while its first sync still runs, and while it is held.
-    pair.run(1, "drbdsetup disk-options 0 --resync-rate=1M")?;
+    pair.run(1, "drbdsetup disk-options 0 --resync-rate=512K")?;
     pair.run(0, "ctl primary r0 force")?;
     pair.write(0, "/dev/drbd0", 1, 'a')?;
     ensure!(pair.read(0, "/dev/drbd0", 1)? == "a");
@@ -483,8 +483,8 @@ fn hundred(kernel: Kernel) -> Result<()> {
         pair.run(
             node,
             &format!(
-                "modprobe loop; mkdir /run/disks; for n in $(seq 0 {}); do truncate -s 512K /run/disks/$n && \
-                 losetup /dev/loop$n /run/disks/$n || exit 1; done",
+                "modprobe loop; mkdir /var/tmp/disks; for n in $(seq 0 {}); do truncate -s 1M /var/tmp/disks/$n && \
+                 losetup /dev/loop$n /var/tmp/disks/$n || exit 1; done",
                 MANY - 1
             ),
         )?;

@@ -222,6 +222,16 @@ fn the_new_family_is_preferred_and_its_tables_are_read() -> Result<()> {
 }
 
 #[test]
+fn a_module_of_8_4_is_not_asked_for_it() -> Result<()> {
+    let memory = host::fake::Memory::new();
+    memory.edit(|nodes| nodes.put("/sys/module/drbd/version", "8.4.11\n"));
+    let kernel = FakeKernel::new(Kernel::default());
+    let host = Host::fake().with_tree(memory.tree()).with_nl(kernel.transport());
+    assert_eq!(Drbd::on(&host)?.dialect(), Dialect::Drbd84);
+    Ok(())
+}
+
+#[test]
 fn its_events_are_read_to_the_end_of_the_resource() -> Result<()> {
     let mut watch = drbd()?.0.watch()?;
     let deadline = Deadline::after(Duration::from_secs(10));
