@@ -57,6 +57,8 @@ impl Module {
     pub const VHOST_SCSI: Self = Self::plain("vhost_scsi");
     /// LIO's iSCSI fabric.
     pub const ISCSI_TARGET: Self = Self::plain("iscsi_target_mod");
+    /// Device-mapper itself.
+    pub const DM_MOD: Self = Self::plain("dm_mod");
     /// Encrypted devices.
     pub const DM_CRYPT: Self = Self::plain("dm_crypt");
     /// Multipath devices.

@@ -28,11 +28,12 @@
 //! | --- | --- |
 //! | [`Lio::ensure`] | `targetcli /backstores/block create`, `/iscsi create`, `luns`, `acls`, `portals create`, `set auth`, `enable` |
 //! | [`Lio::list`], [`Lio::get`] | `targetcli ls` |
-//! | [`Lio::sessions`] | `targetcli sessions` |
+//! | [`Lio::sessions`], [`Lio::usage`], [`Lio::sampler`] | `targetcli sessions` |
+//! | [`HaPair`], [`Lio::takeover`], [`Lio::standby`] | `ocf:heartbeat:iSCSITarget`, `iSCSILogicalUnit` |
+//! | [`scst::read`] | rewriting `scst.conf` by hand |
 //! | [`Lio::remove`] | `targetcli /iscsi delete`, `/backstores/block delete` |
 //!
-//! Not supported yet: fileio, pscsi and tcmu backstores (they are listed and left alone), ALUA groups, persistent reservations across
-//! nodes, discovery authentication, iSER, fabrics other than iSCSI. LIO itself implements error recovery levels 1 and 2 only in part.
+//! Not supported: fabrics other than iSCSI, loopback and vhost. LIO itself implements error recovery levels 1 and 2 only in part.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -283,7 +284,7 @@ impl Lio {
             }
             None => Plan::default(),
         };
-        plan.append(plan::config(&state, spec, others)?);
+        plan.append(plan::config(&state, spec, others, self.disruption)?);
         self.hurried(plan)
     }
 

@@ -128,7 +128,7 @@ impl Pair {
         self.run(
             machine,
             &format!(
-                "hostname n{number}; modprobe drbd; install /lab/bin/ctl /lab/bin/ha-node /usr/local/bin/; mkdir -p /etc/target/pr; \
+                "hostname n{number}; modprobe -a drbd dm_mod; install /lab/bin/ctl /lab/bin/ha-node /usr/local/bin/; mkdir -p /etc/target/pr; \
                  for i in 0 1; do ip addr add 10.1.2$((4+i)).1{number}/24 dev eth$i; ip link set eth$i up; done; \
                  ip addr add 10.0.0.{number}/24 dev eth2; ip link set eth2 up"
             ),

@@ -68,7 +68,7 @@ pub fn configfs_of(kernel: Kernel) -> Memory {
         nodes.put(&format!("{TARGET}/core/alua/lu_gps/default_lu_gp/members"), "");
         nodes.put_dir("/sys/module/target_core_mod");
         nodes.put_dir("/sys/module/iscsi_target_mod");
-        nodes.put_dir("/dev/mapper");
+        nodes.put("/dev/mapper/control", "");
         nodes.put("/proc/mounts", "");
         nodes.put("/proc/net/tcp", "  sl  local_address rem_address   st\n");
         nodes.put("/proc/net/tcp6", "  sl  local_address rem_address   st\n");

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 
+use host::exec::Module;
 use host::{Deadline, Iqn};
 
 use super::gate::{Gate, Position};
@@ -42,6 +43,9 @@ impl Lio {
         let mut spec = pair.render(side)?;
         if pair.nodes.is_none() {
             return Ok(false);
+        }
+        if !self.tree().exists("/dev/mapper/control").map_err(Error::unreadable)? {
+            crate::load(&self.host, Module::DM_MOD)?;
         }
         let dm = self.host.dm();
         let mut changed = false;

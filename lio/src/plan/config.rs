@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use host::Plan;
 
-use super::{Planner, Step, remove};
+use super::{Planner, Step, reexport, remove};
+use crate::Disruption;
 use crate::error::Result;
 use crate::spec::{ConfigSpec, Others};
 use crate::state::State;
@@ -13,11 +14,16 @@ use crate::state::State;
 /// [`Focus::Complete`](crate::state::Focus::Complete). Pure: reads and writes nothing.
 ///
 /// What is too much goes first, in all targets; then all is made; then all targets serve. What all iSCSI targets share is
-/// [`iscsi`](super::iscsi)'s.
+/// [`iscsi`](super::iscsi)'s. With [`Disruption::Unexport`] LUNs are taken away for what changes only then.
 ///
 /// # Errors
 /// As [`diff`](super::diff).
-pub fn config(state: &State, spec: &ConfigSpec, others: Others) -> Result<Plan<Step>> {
+pub fn config(
+    state: &State,
+    spec: &ConfigSpec,
+    others: Others,
+    disruption: Disruption,
+) -> Result<Plan<Step>> {
     spec.validate()?;
     let mut steps = Vec::new();
     let mut left = state.clone();
@@ -46,6 +52,14 @@ pub fn config(state: &State, spec: &ConfigSpec, others: Others) -> Result<Plan<S
                 })
             };
             backstore.users.retain(stays);
+        }
+    }
+    if disruption == Disruption::Unexport {
+        for target in &spec.targets {
+            if let Some((more, without)) = reexport::take_away(&left, state, target)? {
+                steps.extend(more);
+                left = without;
+            }
         }
     }
     let mut planner = Planner::new(&left);

@@ -18,9 +18,27 @@ use crate::state::State;
 /// # Errors
 /// As [`diff`].
 pub fn diff_unexported(state: &State, full: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
+    match take_away(state, full, spec)? {
+        None => diff(state, spec),
+        Some((mut steps, without)) => {
+            steps.extend(diff(&without, spec)?.into_steps());
+            Ok(Plan::new(steps))
+        }
+    }
+}
+
+/// The steps that take away what cannot change while it is exported, and what is then left; `None` if nothing must be.
+///
+/// # Errors
+/// As [`diff`]: what taking away does not help with is a conflict.
+pub(super) fn take_away(
+    state: &State,
+    full: &State,
+    spec: &TargetSpec,
+) -> Result<Option<(Vec<Step>, State)>> {
     let conflict = match diff(state, spec) {
         Err(error) if error.kind() == crate::ErrorKind::Conflict => error,
-        other => return other,
+        other => return other.map(|_| None),
     };
     let Some(is) = group::of(state, spec) else { return Err(conflict) };
     let path = group::path(spec, Some(is));
@@ -67,6 +85,5 @@ pub fn diff_unexported(state: &State, full: &State, spec: &TargetSpec) -> Result
     for backstore in without.backstores.values_mut() {
         backstore.users.retain(|user| !unlinked.contains(user));
     }
-    steps.extend(diff(&without, spec)?.into_steps());
-    Ok(Plan::new(steps))
+    Ok(Some((steps, without)))
 }

@@ -174,3 +174,31 @@ pub fn unexported(bench: &Bench) -> Outcome {
     bench.same(&before, "removed");
     Ok(())
 }
+
+/// The same in a plan of a whole configuration.
+pub fn configuration_unexported(bench: &Bench) -> Outcome {
+    let before = bench.snapshot();
+    let lio = bench.lio();
+    let allowed = lio.clone().with_disruption(Disruption::Unexport);
+    let config = |disk| {
+        let acl = AclSpec::new(iqn("host1"));
+        let target = |name: &str, disk| TargetSpec::new(iqn(name)).with_lun(0, disk).with_acl(acl.clone());
+        ConfigSpec::new().with_target(target("whole1", disk)).with_target(target("whole2", ramdisk("whole2")))
+    };
+    lio.ensure_config(&config(bench.disk(0, "whole1")), Others::Keep)?;
+    for disk in [
+        bench.disk(0, "whole1").with_attribute("block_size", 4096),
+        bench.disk(1, "whole1"),
+        ramdisk("whole3"),
+    ] {
+        let wanted = config(disk);
+        let error = lio.ensure_config(&wanted, Others::Keep).expect_err("exported");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{}", chain(&error));
+        assert!(allowed.ensure_config(&wanted, Others::Keep)? && !lio.ensure_config(&wanted, Others::Keep)?);
+        allowed.ensure_config(&config(bench.disk(0, "whole1")), Others::Keep)?;
+    }
+    lio.remove(&iqn("whole1"))?;
+    lio.remove(&iqn("whole2"))?;
+    bench.same(&before, "removed");
+    Ok(())
+}

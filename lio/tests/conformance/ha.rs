@@ -185,7 +185,7 @@ fn write_page(device: &str) -> std::io::Result<std::thread::JoinHandle<std::io::
 }
 
 pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
-    if !bench.real {
+    if !bench.real || !(bench.has_module)(bench, "dm_mod") {
         return Ok(());
     }
     let (lio, before, frozen) = (bench.lio(), bench.snapshot(), Frozen::new(bench, 0)?);
@@ -226,7 +226,7 @@ pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
 }
 
 pub fn a_removal_gives_up_in_time_and_goes_on(bench: &Bench) -> Outcome {
-    if !bench.real || !(bench.has_module)(bench, "tcm_loop") {
+    if !bench.real || !(bench.has_module)(bench, "tcm_loop") || !(bench.has_module)(bench, "dm_mod") {
         return Ok(());
     }
     let (before, frozen) = (bench.snapshot(), Frozen::new(bench, 1)?);

@@ -86,6 +86,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_configuration_leaves_others_or_removes_them", config::others),
     ("sessions_are_not_dropped_unless_allowed", crash::disruption),
     ("what_changes_only_unexported_is_done_so_if_allowed", crash::unexported),
+    ("a_whole_configuration_takes_luns_away_if_allowed", crash::configuration_unexported),
     ("the_undo_of_a_plan_leads_back", broken::undo_leads_back),
     ("what_is_not_named_any_more_is_removed", extras_go),
     ("a_changed_value_is_one_step", one_step),
