@@ -14,7 +14,7 @@ use crate::read::is_unknown;
 use crate::wire::{Command, Context, MANDATORY, NO_MINOR, SET_DEFAULTS, nest, request};
 use crate::{
     Drbd, Error, FACILITY, Holder, Metadata, Minor, NetOptions, Refusal, ResourceName, ResourceSpec,
-    ResourceState, Result, Step, Volume, diff, holders,
+    ResourceState, Result, Step, Volume, VolumeSpec, diff, holders,
 };
 
 impl Drbd {
@@ -26,7 +26,7 @@ impl Drbd {
     pub fn plan(&self, spec: &ResourceSpec) -> Result<Plan<Step>> {
         let mut state = self.get(&spec.name)?;
         if let Some(state) = &mut state {
-            self.recognise_disks(state, spec);
+            self.recognise_disks(state, &spec.volumes);
         }
         diff(state.as_ref(), spec)
     }
@@ -104,7 +104,7 @@ impl Drbd {
         for spec in specs {
             let mut state = states.remove(&spec.name);
             if let Some(state) = &mut state {
-                self.recognise_disks(state, spec);
+                self.recognise_disks(state, &spec.volumes);
             }
             plan.append(diff(state.as_ref(), spec)?);
         }
@@ -128,7 +128,8 @@ impl Drbd {
             return Err(Error::Busy { command: command.1, name: name.clone(), holders });
         }
         let about = About { command, object: name.as_str(), deadline };
-        let done = self.link.change(about, |family| {
+        // The same in both dialects.
+        let done = self.link.change_9(about, |family| {
             Context::resource(name.as_str()).encode(request(family, command, NO_MINOR, 0), MANDATORY)
         });
         match done {
@@ -183,9 +184,9 @@ impl Drbd {
     }
 
     /// The kernel shows a disk by the path it was attached with, which may be another link to the same device.
-    fn recognise_disks(&self, state: &mut ResourceState, spec: &ResourceSpec) {
+    pub(crate) fn recognise_disks(&self, state: &mut ResourceState, volumes: &[VolumeSpec]) {
         let tree = self.host.tree();
-        for wanted in &spec.volumes {
+        for wanted in volumes {
             let Some(seen) = state.volumes.iter_mut().find(|v| v.volume == wanted.volume) else { continue };
             if seen.disk_path.as_ref().is_some_and(|path| holders::same_device(tree, path, &wanted.disk)) {
                 seen.disk_path = Some(wanted.disk.clone());
@@ -289,7 +290,24 @@ impl Drbd {
     }
 
     fn new_minor(&self, name: &ResourceName, volume: Volume, minor: Minor, deadline: Deadline) -> Result<()> {
-        // A device that was deleted a moment ago may still be known to sysfs and udev; making it again then fails or confuses udev.
+        self.await_no_device(name, volume, minor, deadline)?;
+        let object = format!("{} for {name}/{volume}", minor.path().display());
+        let about = About { command: Command::NEW_MINOR, object: &object, deadline };
+        self.link.change(about, |family| {
+            let message = request(family, about.command, minor.get(), 0).with_flags(flags::EXCL);
+            Context::volume(name.as_str(), volume.0).encode(message, MANDATORY)
+        })?;
+        Ok(())
+    }
+
+    /// A device that was deleted a moment ago may still be known to sysfs and udev; making it again then fails or confuses udev.
+    pub(crate) fn await_no_device(
+        &self,
+        name: &ResourceName,
+        volume: Volume,
+        minor: Minor,
+        deadline: Deadline,
+    ) -> Result<()> {
         let sysfs = format!("/sys/block/drbd{minor}");
         while self.host.tree().exists(&sysfs)? && !self.knows(minor, deadline)? {
             if !deadline.pause(Duration::from_millis(10)) {
@@ -297,12 +315,6 @@ impl Drbd {
                 return Err(Error::Timeout { command: Command::NEW_MINOR.1, object, info: Vec::new() });
             }
         }
-        let object = format!("{} for {name}/{volume}", minor.path().display());
-        let about = About { command: Command::NEW_MINOR, object: &object, deadline };
-        self.link.change(about, |family| {
-            let message = request(family, about.command, minor.get(), 0).with_flags(flags::EXCL);
-            Context::volume(name.as_str(), volume.0).encode(message, MANDATORY)
-        })?;
         Ok(())
     }
 

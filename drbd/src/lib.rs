@@ -35,7 +35,7 @@
 //! [`Drbd::set_helper`].
 //!
 //! # Not supported
-//! Plans, roles and other verbs for DRBD 9, whose states, events and commands are supported (see [`nine`]); stacked and diskless resources, SDP and SSOCKS addresses.
+//! Verbs other than `list`, `get`, `watch`, `remove` and those of [`nine`] on DRBD 9; stacked and diskless resources, SDP and SSOCKS addresses.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -12,7 +12,7 @@ use host::nl::{Message, Protocol, Reply, Socket, flags};
 use host::{Deadline, Host};
 
 use crate::state::Dialect;
-use crate::wire::{Command, Packet};
+use crate::wire::{Command, Packet, drbd2};
 use crate::{Error, Refusal, Result};
 
 /// The name of the family (`GENL_MAGIC_FAMILY`, `include/linux/drbd_genl_api.h`).
@@ -20,11 +20,67 @@ pub(crate) const FAMILY: &str = "drbd";
 
 type NlResult<T> = std::result::Result<T, host::nl::Error>;
 
+/// In which words a kernel is spoken to. Messages are those of the family `drbd` everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Speech {
+    /// As they are.
+    #[default]
+    Plain,
+    /// Translated to and from the family `drbd2`.
+    Drbd2,
+}
+
+impl Speech {
+    /// The family of a kernel, and how it is spoken to. One that has both offers the old one for old tools only.
+    pub(crate) fn resolve(
+        host: &Host,
+        socket: &mut Socket,
+        deadline: Deadline,
+    ) -> NlResult<Option<(Family, Self)>> {
+        let plain = Family::resolve(socket, FAMILY, deadline)?;
+        // Asked for a family that it does not have, the kernel runs modprobe (ctrl_getfamily, net/netlink/genetlink.c). 8.4 and the module
+        // from outside of the kernel have one family only.
+        let version = host.tree().read_opt("/sys/module/drbd/version").ok().flatten().unwrap_or_default();
+        let is_alone = version.starts_with("8.") || plain.as_ref().is_some_and(|family| family.version == 2);
+        let new = if plain.is_some() && is_alone {
+            None
+        } else {
+            Family::resolve(socket, drbd2::FAMILY, deadline)?
+        };
+        Ok(match new {
+            Some(family) => Some((drbd2::as_nine(family), Self::Drbd2)),
+            None => plain.map(|family| (family, Self::Plain)),
+        })
+    }
+
+    /// The name of the family.
+    pub(crate) fn family(self) -> &'static str {
+        match self {
+            Self::Plain => FAMILY,
+            Self::Drbd2 => drbd2::FAMILY,
+        }
+    }
+
+    pub(crate) fn request(self, message: Message) -> Message {
+        match self {
+            Self::Plain => message,
+            Self::Drbd2 => drbd2::request(&message),
+        }
+    }
+
+    pub(crate) fn answer(self, reply: Reply) -> Reply {
+        match self {
+            Self::Plain => reply,
+            Self::Drbd2 => drbd2::answer(reply),
+        }
+    }
+}
+
 enum Job {
-    Resolve(Back<Option<Family>>),
-    Ask(Message, Back<Reply>),
+    Resolve(Back<Option<(Family, Speech)>>),
+    Ask(Message, Speech, Back<Reply>),
     /// One table after the other: a socket has one dump at a time.
-    Dump(Vec<Message>, Back<Vec<Vec<Reply>>>),
+    Dump(Vec<Message>, Speech, Back<Vec<Vec<Reply>>>),
 }
 
 /// What the worker has to say to the caller who waits.
@@ -88,6 +144,7 @@ impl<T> Drop for Back<T> {
 struct Shared {
     worker: Option<Sender<(Job, Deadline)>>,
     family: Option<Family>,
+    speech: Speech,
 }
 
 /// The way to the kernel.
@@ -134,13 +191,15 @@ impl Link {
 
     /// Asks the kernel for the family and remembers it; `None` if DRBD is not loaded.
     pub(crate) fn resolve(&self, about: About<'_>) -> Result<Option<Family>> {
-        let family = self.run(about, Job::Resolve)?;
+        let (family, speech) = self.run(about, Job::Resolve)?.unzip();
         if let Some(version) =
             family.as_ref().map(|f| f.version).filter(|v| Dialect::of_version(*v).is_none())
         {
             return Err(Error::Unsupported { version });
         }
-        self.shared().family.clone_from(&family);
+        let mut shared = self.shared();
+        shared.family.clone_from(&family);
+        shared.speech = speech.unwrap_or_default();
         Ok(family)
     }
 
@@ -154,7 +213,7 @@ impl Link {
 
     /// Sends a command and returns its answer, whatever its code.
     pub(crate) fn ask(&self, about: About<'_>, build: impl Fn(&Family) -> Message) -> Result<Reply> {
-        self.call(about, |family, back| Job::Ask(build(family), back))
+        self.call(about, |family, speech, back| Job::Ask(build(family), speech, back))
     }
 
     /// Asks for a table.
@@ -168,7 +227,7 @@ impl Link {
         about: About<'_>,
         build: impl Fn(&Family) -> Vec<Message>,
     ) -> Result<Vec<Vec<Reply>>> {
-        self.call(about, |family, back| Job::Dump(build(family), back))
+        self.call(about, |family, speech, back| Job::Dump(build(family), speech, back))
     }
 
     /// Sends a command until it is carried out or refused for good; returns the code of success. A connection that is just changing its
@@ -201,14 +260,16 @@ impl Link {
         }
     }
 
-    fn call<T>(&self, about: About<'_>, job: impl Fn(&Family, Back<T>) -> Job) -> Result<T> {
+    fn call<T>(&self, about: About<'_>, job: impl Fn(&Family, Speech, Back<T>) -> Job) -> Result<T> {
         let family = self.family(about)?;
-        match self.run(about, |back| job(&family, back)) {
+        let speech = self.shared().speech;
+        match self.run(about, |back| job(&family, speech, back)) {
             // The number of the family is no more: the module was unloaded, and perhaps loaded again.
             Err(Error::Netlink { source: host::nl::Error::Kernel { errno: libc::ENOENT, .. }, .. }) => {
                 self.shared().family = None;
                 let family = self.family(about)?;
-                self.run(about, |back| job(&family, back))
+                let speech = self.shared().speech;
+                self.run(about, |back| job(&family, speech, back))
             }
             other => other,
         }
@@ -264,11 +325,18 @@ impl Job {
     fn carry_out(self, host: &Host, socket: &mut Option<Socket>, deadline: Deadline) {
         match self {
             Self::Resolve(back) => {
-                back.answer(with(host, socket, |s| Family::resolve(s, FAMILY, deadline)));
+                back.answer(with(host, socket, |s| Speech::resolve(host, s, deadline)));
             }
-            Self::Ask(message, back) => back.answer(with(host, socket, |s| s.ask(&message, deadline))),
-            Self::Dump(messages, back) => {
-                let tables = messages.iter().map(|message| dump(host, socket, message, deadline));
+            Self::Ask(message, speech, back) => {
+                let message = speech.request(message);
+                let reply = with(host, socket, |s| s.ask(&message, deadline));
+                back.answer(reply.map(|reply| speech.answer(reply)));
+            }
+            Self::Dump(messages, speech, back) => {
+                let tables = messages.into_iter().map(|message| {
+                    let message = speech.request(message);
+                    dump(host, socket, &message, speech, deadline)
+                });
                 back.answer(tables.collect());
             }
         }
@@ -296,6 +364,7 @@ fn dump(
     host: &Host,
     socket: &mut Option<Socket>,
     message: &Message,
+    speech: Speech,
     deadline: Deadline,
 ) -> NlResult<Vec<Reply>> {
     const ERROR: u16 = 2;
@@ -326,6 +395,7 @@ fn dump(
                 return Ok(replies);
             }
             _ => {
+                let reply = speech.answer(reply);
                 let is_refusal = !Packet::parse(&reply)?.is_success();
                 replies.push(reply);
                 if is_refusal {

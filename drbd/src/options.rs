@@ -74,14 +74,25 @@ impl Values {
 
     /// Those that DRBD 9 has in a nest.
     fn encode_9(&self, rows: &[OptionRow], nest: u16, mut message: Message) -> Message {
-        for row in rows.iter().filter(|row| row.in_9.is_some_and(|(place, _)| place == nest)) {
-            match self.get(row.number) {
-                Some(Value::Secret(secret)) if secret.is_empty() => {}
-                Some(value) => message = row.encode_9(value, message),
-                None => {}
+        for row in rows.iter().filter(|row| row.is_in_9(nest)) {
+            if let Some(value) = self.get(row.number) {
+                message = row.encode_9(value, message);
             }
         }
         message
+    }
+
+    /// The options of a nest of DRBD 9 that differ from those there are, defaults counted in, and what they were.
+    fn changes_9(&self, rows: &[OptionRow], nest: u16, before: &Self) -> Option<(Self, Self)> {
+        let (mut to, mut from) = (Self::default(), Self::default());
+        for row in rows.iter().filter(|row| row.is_in_9(nest) && !row.once) {
+            let is_hidden = matches!(row.kind, Kind::Secret { .. }) && before.get(row.number).is_none();
+            if !is_hidden && !before.agree(self, row) {
+                to.insert(row.number, self.effective(row));
+                from.insert(row.number, before.effective(row));
+            }
+        }
+        (!to.0.is_empty()).then_some((to, from))
     }
 
     /// Takes those that a nest of DRBD 9 has.
@@ -140,7 +151,7 @@ macro_rules! options {
             /// [`Error::Option`] names the option, the value and what it takes.
             pub fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
                 let row = Self::row(name, value)?;
-                let parsed = row.parse(value).map_err(|reason| {
+                let parsed = row.parse_any(value).map_err(|reason| {
                     let shown = if matches!(row.kind, Kind::Secret { .. }) { "***" } else { value };
                     Error::option(name, shown, reason)
                 })?;
@@ -208,16 +219,45 @@ macro_rules! options {
                 self.0.differences(&wanted.0, $rows)
             }
 
-            /// Whether DRBD 8.4 has all options that are set.
+            /// Whether DRBD 8.4 takes all options that are set.
             pub(crate) fn check_84(&self) -> Result<(), Error> {
-                match $rows.iter().find(|row| !row.in_84 && self.0.get(row.number).is_some()) {
+                for row in $rows {
+                    let reason = match self.0.get(row.number) {
+                        Some(_) if !row.in_84 => {
+                            concat!("DRBD 8.4 has no option of this name in ", $section).to_owned()
+                        }
+                        Some(value) if !row.takes_84(value) => format!("DRBD 8.4 takes {}", row.range()),
+                        _ => continue,
+                    };
+                    let value = self.get(row.name).unwrap_or_default();
+                    return Err(Error::option(row.name, &value, reason));
+                }
+                Ok(())
+            }
+
+            /// Whether DRBD 9 has all options that are set.
+            pub(crate) fn check_9(&self) -> Result<(), Error> {
+                match $rows.iter().find(|row| row.in_9.is_none() && self.0.get(row.number).is_some()) {
                     None => Ok(()),
                     Some(row) => {
-                        let reason = concat!("DRBD 8.4 has no option of this name in ", $section).to_owned();
+                        let reason = concat!("DRBD 9 has no option of this name in ", $section).to_owned();
                         let value = self.get(row.name).unwrap_or_default();
                         Err(Error::option(row.name, &value, reason))
                     }
                 }
+            }
+
+            /// What is to be sent to DRBD 9 for one nest, and what takes it back; `None` if nothing differs.
+            pub(crate) fn changes_9(&self, nest: u16, before: &Self) -> Option<(Self, Self)> {
+                let (to, from) = self.0.changes_9($rows, nest, &before.0)?;
+                Some((Self(to), Self(from)))
+            }
+
+            /// As arguments of drbdsetup: those that DRBD 9 has in a nest.
+            pub(crate) fn arguments_9(&self, nest: u16) -> String {
+                let set = $rows.iter().filter(|row| row.is_in_9(nest));
+                let set = set.filter_map(|row| self.0.get(row.number).map(|value| (row, value)));
+                set.map(|(row, value)| format!(" --{}={}", row.name, row.print(value))).collect()
             }
 
             fn row(name: &str, value: &str) -> Result<&'static OptionRow, Error> {
@@ -411,6 +451,13 @@ impl NetOptions {
 }
 
 impl DiskOptions {
+    /// The same with the options that are set in others.
+    pub(crate) fn overlaid(&self, over: &Self) -> Self {
+        let mut all = self.clone();
+        over.0.0.iter().for_each(|(number, value)| all.0.insert(*number, value.clone()));
+        all
+    }
+
     /// Sets the fencing policy.
     #[must_use]
     pub fn with_fencing(mut self, fencing: Fencing) -> Self {

@@ -165,7 +165,7 @@ impl host::plan::Step for Step {
 }
 
 /// An address as drbdsetup takes it: `ipv4:10.0.0.1:7788`.
-struct Shown(SocketAddr);
+pub(crate) struct Shown(pub(crate) SocketAddr);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,20 +262,8 @@ fn disk(
     plan: &mut Plan<Step>,
 ) -> Result<()> {
     let (minor, options) = (volume.minor, spec.disk_options(volume).clone());
-    let conflict = |what: String| Err(Error::Conflict { name: spec.name.clone(), what });
     if let Some(seen) = seen {
-        let number = volume.volume;
-        if seen.minor != minor {
-            return conflict(format!("volume {number} has minor {}, not {minor}", seen.minor));
-        }
-        if let Some(path) = seen.disk_path.as_ref().filter(|path| **path != volume.disk) {
-            let (is, wanted) = (path.display(), volume.disk.display());
-            return conflict(format!("volume {number} is on the disk {is}, not on {wanted}"));
-        }
-        if let Some(meta) = seen.meta_disk.as_ref().filter(|meta| **meta != volume.meta) {
-            let wanted = &volume.meta;
-            return conflict(format!("volume {number} has its metadata at {meta:?}, not at {wanted:?}"));
-        }
+        no_conflict(&spec.name, seen, volume)?;
         if seen.disk != DiskState::Diskless {
             let before = seen.options.clone().unwrap_or_default();
             if !before.differences(&options).is_empty() {
@@ -287,6 +275,24 @@ fn disk(
     let (disk, meta) = (volume.disk.clone(), volume.meta.clone());
     plan.push(Step::ApplyAl { minor, disk: disk.clone(), meta: meta.clone() });
     plan.push(Step::Attach { minor, disk, meta, options });
+    Ok(())
+}
+
+/// Whether a volume that is there is the one that is wanted: its device and disk cannot be exchanged.
+pub(crate) fn no_conflict(name: &ResourceName, seen: &VolumeState, wanted: &VolumeSpec) -> Result<()> {
+    let conflict = |what: String| Err(Error::Conflict { name: name.clone(), what });
+    let (number, minor) = (wanted.volume, wanted.minor);
+    if seen.minor != minor {
+        return conflict(format!("volume {number} has minor {}, not {minor}", seen.minor));
+    }
+    if let Some(path) = seen.disk_path.as_ref().filter(|path| **path != wanted.disk) {
+        let (is, wanted) = (path.display(), wanted.disk.display());
+        return conflict(format!("volume {number} is on the disk {is}, not on {wanted}"));
+    }
+    if let Some(meta) = seen.meta_disk.as_ref().filter(|meta| **meta != wanted.meta) {
+        let wanted = &wanted.meta;
+        return conflict(format!("volume {number} has its metadata at {meta:?}, not at {wanted:?}"));
+    }
     Ok(())
 }
 

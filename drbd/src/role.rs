@@ -6,10 +6,11 @@ use host::Deadline;
 use host::nl::NESTED;
 
 use crate::link::About;
+use crate::nine::{self, Force};
 use crate::wire::{Command, MANDATORY, Packet, nest, request};
 use crate::{
-    ConnState, ConnectionState, Drbd, Error, Holder, Minor, Refusal, ResourceName, ResourceState, Result,
-    holders,
+    ConnState, ConnectionState, Dialect, Drbd, Error, Holder, Minor, Refusal, ResourceName, ResourceState,
+    Result, holders,
 };
 
 /// How [`Drbd::promote`] decides.
@@ -31,7 +32,7 @@ pub enum Promote {
 const CHANGED: i32 = 1;
 
 impl Drbd {
-    /// Makes this node Primary: its devices can be used. `drbdadm primary NAME`, `DRBD_ADM_PRIMARY` for each volume.
+    /// Makes this node Primary: its devices can be used. `drbdadm primary NAME`, `DRBD_ADM_PRIMARY`, in 8.4 for each volume.
     ///
     /// Two round trips for a resource of one volume ([`Promote::IfSafe`]; the others look at the state first). A node that is Primary already
     /// stays so. If one of several volumes refuses, those promoted before it are demoted again. While the connection changes its state the kernel answers "try again" (-18), which is done
@@ -56,6 +57,9 @@ impl Drbd {
                 }
             }
         }
+        if self.dialect == Dialect::Drbd9 {
+            return self.set_role_9(name, Some(how), deadline);
+        }
         let minors = self.minors(name, deadline)?;
         let mut promoted = Vec::new();
         for minor in minors {
@@ -75,7 +79,8 @@ impl Drbd {
         Ok(())
     }
 
-    /// Makes this node Secondary: nobody here may use the devices. `drbdadm secondary NAME`, `DRBD_ADM_SECONDARY` for each volume.
+    /// Makes this node Secondary: nobody here may use the devices. `drbdadm secondary NAME`, `DRBD_ADM_SECONDARY`, in 8.4 for each
+    /// volume.
     ///
     /// Two round trips for a resource of one volume. A node that is Secondary already stays so.
     ///
@@ -84,6 +89,9 @@ impl Drbd {
     #[doc(alias = "drbdadm secondary")]
     pub fn demote(&self, name: &ResourceName) -> Result<()> {
         let deadline = self.deadline();
+        if self.dialect == Dialect::Drbd9 {
+            return self.set_role_9(name, None, deadline);
+        }
         let mut changed = Vec::new();
         for minor in self.minors(name, deadline)? {
             match self.set_role(name, minor, None, deadline) {
@@ -151,6 +159,23 @@ impl Drbd {
                 }
                 _ => message,
             }
+        })
+    }
+
+    /// DRBD 9 takes the role of the whole resource.
+    fn set_role_9(&self, name: &ResourceName, promote: Option<Promote>, deadline: Deadline) -> Result<()> {
+        let force = if promote == Some(Promote::Force) { Force::Yes } else { Force::No };
+        let command = match promote {
+            Some(_) => nine::Command::Primary(name.clone(), force),
+            None => nine::Command::Secondary(name.clone(), Force::No),
+        };
+        let Err(error) = self.carry_out(&command, deadline) else { return Ok(()) };
+        Err(match error.refusal() {
+            Some(Refusal::DeviceInUse) => {
+                self.busy(Command::SECONDARY.1, name, &self.minors(name, deadline)?)
+            }
+            Some(Refusal::UnknownResource) => Error::NotFound { name: name.clone() },
+            _ => self.with_state(name, error, deadline),
         })
     }
 

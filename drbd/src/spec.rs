@@ -105,24 +105,8 @@ impl ResourceSpec {
         if self.local.port() == 0 || self.peer.port() == 0 {
             return wrong("an address has port 0; give each resource a port, for example 7788".to_owned());
         }
-        for (index, volume) in self.volumes.iter().enumerate() {
-            let before = self.volumes.get(..index).unwrap_or_default();
-            if before.iter().any(|v| v.volume == volume.volume) {
-                return wrong(format!("volume {} is given twice", volume.volume));
-            }
-            if before.iter().any(|v| v.minor == volume.minor) {
-                return wrong(format!("minor {} is given twice", volume.minor));
-            }
-            if before.iter().any(|v| v.disk == volume.disk) {
-                return wrong(format!("the disk {} is given twice", volume.disk.display()));
-            }
-            for path in [volume.disk.as_path(), volume.meta.device(&volume.disk)] {
-                let bytes = path.as_os_str().len();
-                if !path.is_absolute() || bytes > 127 || path.to_str().is_none() {
-                    let path = path.display();
-                    return wrong(format!("{path} is no absolute path of at most 127 bytes of UTF-8"));
-                }
-            }
+        check_volumes(&self.name, &self.volumes)?;
+        for volume in &self.volumes {
             let fencing = self.disk_options(volume).get("fencing");
             if fencing.as_deref() == Some("resource-and-stonith")
                 && self.net.get("protocol").as_deref() == Some("A")
@@ -160,6 +144,31 @@ impl ResourceSpec {
         }
         Ok(())
     }
+}
+
+/// Duplicate numbers and disks, and paths that are too long.
+pub(crate) fn check_volumes(name: &ResourceName, volumes: &[VolumeSpec]) -> Result<(), Error> {
+    let wrong = |reason: String| Err(Error::Spec { name: name.clone(), reason });
+    for (index, volume) in volumes.iter().enumerate() {
+        let before = volumes.get(..index).unwrap_or_default();
+        if before.iter().any(|v| v.volume == volume.volume) {
+            return wrong(format!("volume {} is given twice", volume.volume));
+        }
+        if before.iter().any(|v| v.minor == volume.minor) {
+            return wrong(format!("minor {} is given twice", volume.minor));
+        }
+        if before.iter().any(|v| v.disk == volume.disk) {
+            return wrong(format!("the disk {} is given twice", volume.disk.display()));
+        }
+        for path in [volume.disk.as_path(), volume.meta.device(&volume.disk)] {
+            let bytes = path.as_os_str().len();
+            if !path.is_absolute() || bytes > 127 || path.to_str().is_none() {
+                let path = path.display();
+                return wrong(format!("{path} is no absolute path of at most 127 bytes of UTF-8"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A volume of a resource: a device `/dev/drbdN` over a disk of this node.

@@ -11,8 +11,8 @@ use crate::link::About;
 use crate::state::Speedometer;
 use crate::wire::{Command, Packet, nest, request};
 use crate::{
-    ConnState, Drbd, Error, Progress, ReplState, ResourceName, ResourceSpec, ResourceState, Result, Role,
-    Step, Volume,
+    ConnState, Dialect, Drbd, Error, Progress, ReplState, ResourceName, ResourceSpec, ResourceState, Result,
+    Role, Step, Volume,
 };
 
 /// A split brain that the kernel has found: what the helper `split-brain` is called for, whether one is installed or not.
@@ -120,9 +120,12 @@ impl Drbd {
     /// Reads the generations of a resource's volumes that have a disk. `drbdsetup show-gi`, `DRBD_ADM_GET_STATUS`.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; the exchange with the kernel failed.
+    /// [`Error::NotFound`]; [`Error::Unsupported`] on DRBD 9; the exchange with the kernel failed.
     #[doc(alias = "drbdadm show-gi")]
     pub fn generations(&self, name: &ResourceName) -> Result<Vec<Generations>> {
+        if self.dialect() == Dialect::Drbd9 {
+            return Err(Error::Unsupported { version: 2 });
+        }
         let deadline = self.deadline();
         let mut found = Vec::new();
         for volume in self.known(name, deadline)?.volumes {

@@ -13,11 +13,13 @@ use host::nl::genl::{CONTROLLER, Family};
 use host::nl::{Error as NlError, Protocol, Reply, Socket, attributes, flags};
 use host::{Deadline, Host, Watch};
 
-use crate::link::{About, FAMILY};
+use crate::link::{About, Speech};
 use crate::state::{Tree, absorb};
 use crate::wire::{Command, NO_MINOR, Packet, nest, request};
 use crate::{Dialect, Drbd, Error, Minor, ResourceName, ResourceState, Result, Role, SplitBrain, Volume};
 
+/// `NLMSG_DONE`: a dump has ended.
+const DONE: u16 = 3;
 /// The multicast group of the family.
 pub(crate) const GROUP: &str = "events";
 /// How long a missing message is waited for.
@@ -111,6 +113,7 @@ struct Source {
     dialect: Dialect,
     socket: Socket,
     family: Option<Family>,
+    speech: Speech,
     tree: Tree,
     /// The state that is being read: `Some` from the request until its end mark.
     fresh: Option<Tree>,
@@ -134,8 +137,8 @@ impl Source {
         let failed = |error| about(deadline).failed(error);
         // Resolved on a socket of its own: this one hears of events from the moment it joins.
         let mut socket = host.nl().open(Protocol::Generic).map_err(failed)?;
-        let family = Family::resolve(&mut socket, FAMILY, deadline).map_err(failed)?;
-        let family = family.ok_or(Error::NotLoaded { source: None })?;
+        let found = Speech::resolve(host, &mut socket, deadline).map_err(failed)?;
+        let (family, speech) = found.ok_or(Error::NotLoaded { source: None })?;
         let group = family.group(GROUP).ok_or(Error::Unsupported { version: family.version })?;
         // Where the controller tells of families that come and go; a fake may have none.
         let controller = Family::resolve(&mut socket, "nlctrl", deadline).map_err(failed)?;
@@ -148,6 +151,7 @@ impl Source {
             dialect,
             socket,
             family: Some(family),
+            speech,
             tree: Tree::new(),
             fresh: None,
             first: true,
@@ -162,7 +166,8 @@ impl Source {
     /// Asks for the whole state.
     fn ask(&mut self) -> Result<()> {
         let Some(family) = &self.family else { return Ok(()) };
-        let message = request(family, Command::GET_INITIAL_STATE, NO_MINOR, 0).with_flags(flags::DUMP);
+        let message = request(family, Command::GET_INITIAL_STATE, NO_MINOR, 0);
+        let message = self.speech.request(message).with_flags(flags::DUMP);
         self.socket.send(&message).map_err(|error| about(Deadline::after(GAP)).failed(error))?;
         self.fresh = Some(Tree::new());
         self.gap = None;
@@ -173,20 +178,14 @@ impl Source {
     /// Messages were lost: what was put aside is of no use, the state is read again.
     fn start_over(&mut self) -> Result<()> {
         log::debug!("drbd events were lost; reading the state again");
-        // What is still in the buffer is older than what was lost: taken after the reading, it would bring back the past.
-        let mut families = Vec::new();
-        loop {
-            match self.socket.event(Deadline::after(Duration::ZERO)) {
-                Ok(None) => break,
-                Ok(Some(reply)) if reply.kind == CONTROLLER => families.push(reply),
-                Ok(Some(_)) | Err(NlError::Overrun) => {}
-                Err(error) => return Err(about(Deadline::after(GAP)).failed(error)),
-            }
-        }
+        let waiting = self.socket.drain().map_err(|error| about(Deadline::after(GAP)).failed(error))?;
         self.early.clear();
         self.next = None;
         self.fresh = None;
-        families.iter().try_for_each(|reply| self.controller(reply))?;
+        waiting
+            .iter()
+            .filter(|reply| reply.kind == CONTROLLER)
+            .try_for_each(|reply| self.controller(reply))?;
         // A family that has come anew has been asked already.
         if self.fresh.is_none() { self.ask() } else { Ok(()) }
     }
@@ -197,8 +196,12 @@ impl Source {
         }
         if self.family.as_ref().map(|family| family.id) != Some(reply.kind) {
             // End marks of dumps, acknowledgements, families that are no more. A refused dump is an error.
-            return refused(&reply);
+            refused(&reply)?;
+            // The family drbd ends the state with a message of its own.
+            let is_end = reply.kind == DONE && self.speech == Speech::Drbd2;
+            return if is_end { self.adopt() } else { Ok(()) };
         }
+        let reply = self.speech.answer(reply);
         let packet = Packet::parse(&reply)?;
         let kind = kind(&packet);
         if packet.command == Command::INITIAL_STATE_DONE.0 {
@@ -295,7 +298,7 @@ impl Source {
         const NEW_FAMILY: u8 = 1;
         const DEL_FAMILY: u8 = 2;
         let mut attributes = attributes(reply.body.get(4..).unwrap_or_default()).flatten();
-        if !attributes.any(|a| a.kind == 2 && a.text() == Some(FAMILY)) {
+        if !attributes.any(|a| a.kind == 2 && a.text() == Some(self.speech.family())) {
             return Ok(());
         }
         match reply.body.first() {

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use drbd::conf::{Conf, Finding, Severity, resource_text};
-use drbd::{DiskOptions, MetaDisk, Minor, NetOptions, Protocol, ResourceSpec, Volume, VolumeSpec};
+use drbd::nine::diff;
+use drbd::{
+    DiskOptions, MetaDisk, Minor, NetOptions, Protocol, ResourceOptions, ResourceSpec, Volume, VolumeSpec,
+};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -319,12 +322,13 @@ fn two_nodes_that_differ_are_told_apart() -> Outcome {
     Ok(())
 }
 
-/// What drbdadm makes of a configuration: its dump as of a node, if it takes it.
-fn drbdadm(text: &str, node: &str, version: &str) -> Option<Result<String, String>> {
+/// What drbdadm makes of a configuration on a node: what it prints, if it takes it.
+fn drbdadm(text: &str, node: &str, version: &str, words: &[&str]) -> Option<Result<String, String>> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), text).expect("written");
     let output = Command::new("/usr/sbin/drbdadm")
-        .args(["-c", file.path().to_str()?, "dump"])
+        .args(["-c", file.path().to_str()?])
+        .args(words)
         .env("__DRBD_NODE__", node)
         .env("DRBD_DRIVER_VERSION_OVERRIDE", version)
         .output()
@@ -342,17 +346,97 @@ fn drbdadm_agrees() -> Outcome {
     // It refuses what we say it refuses, and takes what we make of it.
     let local = "global { disable-ip-verification; }";
     let published = PUBLISHED.replace("global {", "global { disable-ip-verification;");
-    let refused = drbdadm(&published, "vmstor1", "9.2.0").expect("runs");
+    let refused = drbdadm(&published, "vmstor1", "9.2.0", &["dump"]).expect("runs");
     assert!(refused.as_ref().is_err_and(|text| text.contains("Parse error")), "{refused:?}");
     let nine = Conf::parse("f", published)?.to_9()?.0;
-    let taken = drbdadm(nine.text(0).expect("one"), "vmstor1", "9.2.0").expect("runs");
+    let taken = drbdadm(nine.text(0).expect("one"), "vmstor1", "9.2.0", &["dump"]).expect("runs");
     assert!(taken.as_ref().is_ok_and(|text| text.contains("node-id")), "{taken:?}");
     // What it prints we read as what we wrote.
     let [mut a, b] = specs()?;
     a.peer = b.local;
     let text = format!("{local}\n{}", resource_text([("n1", &a), ("n2", &b)])?);
-    let dump = drbdadm(&text, "n1", "9.2.0").expect("runs")?;
+    let dump = drbdadm(&text, "n1", "9.2.0", &["dump"]).expect("runs")?;
     assert_eq!(Conf::parse("dump", dump)?.spec(&a.name, "n1")?, a);
+    Ok(())
+}
+
+/// Three hosts in a mesh, connections with options and paths of their own, and two hosts without a word about their connection.
+const THREE: &str = r#"global { usage-count no; disable-ip-verification; }
+common { net { protocol C; max-buffers 8000; } options { quorum majority; } }
+resource r0 {
+  disk { c-max-rate 40M; on-io-error pass_on; }
+  net { ping-timeout 7; }
+  volume 0 { device minor 0; disk /dev/vdb; meta-disk internal; disk { resync-rate 5M; c-plan-ahead 0; } }
+  volume 1 { device minor 1; disk /dev/vdc; meta-disk /dev/vdd[0]; }
+  on n1 { address 10.0.0.1:7000; node-id 0; }
+  on n2 { address 10.0.0.2:7000; node-id 1; }
+  on n3 { address 10.0.0.3:7000; node-id 2; }
+  connection-mesh { hosts n1 n2 n3; net { max-epoch-size 4000; } }
+}
+resource r1 {
+  device minor 5; disk /dev/vde; meta-disk internal;
+  on n1 { address 10.0.0.1:7001; node-id 0; }
+  on n2 { address 10.0.0.2:7001; node-id 1; }
+  on n3 { address 10.0.0.3:7001; node-id 2; }
+  connection { host n2; host n1; net { protocol A; } disk { c-fill-target 1M; } }
+  connection {
+    net { protocol B; rr-conflict retry-connect; }
+    path { host n1 address 10.1.0.1:7001; host n3 address 10.1.0.3:7001; }
+    path { host n3 address 10.2.0.3:7001; host n1 address 10.2.0.1:7001; }
+  }
+  connection { host n2; host n3; }
+}
+resource r2 {
+  device minor 6; disk /dev/vdf; meta-disk internal;
+  on n1 { address 10.0.0.1:7002; node-id 4; }
+  on n2 { address 10.0.0.2:7002; node-id 3; }
+}
+"#;
+
+/// A line with its options in order, each value as our tables print it.
+fn normal(line: &str) -> String {
+    let (mut plain, mut options) = (Vec::new(), Vec::new());
+    for word in line.split_whitespace() {
+        let Some((name, value)) = word.strip_prefix("--").and_then(|option| option.split_once('=')) else {
+            // It shows its own programs by their paths.
+            plain.push(word.trim_start_matches("/usr/sbin/").to_owned());
+            continue;
+        };
+        let printed = [
+            NetOptions::new().with(name, value).ok().and_then(|options| options.get(name)),
+            DiskOptions::new().with(name, value).ok().and_then(|options| options.get(name)),
+            ResourceOptions::new().with(name, value).ok().and_then(|options| options.get(name)),
+        ];
+        let printed = printed.into_iter().flatten().next().expect("an option of ours");
+        options.push(format!("--{name}={printed}"));
+    }
+    options.sort();
+    plain.extend(options);
+    plain.join(" ")
+}
+
+#[test]
+fn plans_for_drbd_9_are_those_of_drbdadm() -> Outcome {
+    let conf = Conf::parse("f", THREE)?;
+    for (name, node, peers) in
+        [("r0", "n1", 2), ("r0", "n3", 2), ("r1", "n1", 2), ("r1", "n2", 2), ("r2", "n1", 1), ("r2", "n2", 1)]
+    {
+        let spec = conf.spec_9(&name.parse()?, node)?;
+        assert_eq!(spec.peers.len(), peers, "{name} on {node}");
+        if !Path::new("/usr/sbin/drbdadm").exists() {
+            eprintln!("not compared: drbd-utils is not installed");
+            continue;
+        }
+        let plan = diff(None, &spec)?;
+        let ours: Vec<_> = plan.steps().iter().map(|step| normal(&step.to_string())).collect();
+        let theirs = drbdadm(THREE, node, "9.2.0", &["-d", "up", name]).expect("runs")?;
+        let theirs: Vec<_> = theirs.lines().map(normal).collect();
+        assert_eq!(ours, theirs, "{name} on {node}");
+    }
+    let two = conf.spec_9(&"r1".parse()?, "n4").expect_err("no such host").to_string();
+    assert!(two.contains("it has no host \"n4\""), "{two}");
+    let old = Conf::parse("old", PUBLISHED)?.spec_9(&"VM_STORAGE_1".parse()?, "vmstor1").expect_err("no ids");
+    assert!(old.to_string().contains("no node-id"), "{old}");
     Ok(())
 }
 

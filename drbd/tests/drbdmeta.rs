@@ -194,6 +194,31 @@ fn new_metadata_is_byte_identical() -> Outcome {
     Ok(())
 }
 
+/// What DRBD 0.7 left is no free disk, and not read as something else.
+fn metadata_of_version_07_is_known_and_refused() -> Outcome {
+    let data = Image::new(MEBI)?;
+    for (index, size) in [(None, 300 * MEBI + 512), (Some("1"), 256 * MEBI)] {
+        let layout = Layout::of(MetadataSpec::v08(), index, size);
+        let image = Image::new(size)?;
+        drbdmeta(&[], "v07", image.file.path(), index.unwrap_or("internal"), &["create-md"])?;
+        let volume = layout.volume(image.file.path(), data.file.path());
+        let host = Host::live();
+        let errors = [
+            Metadata::find(&host, &volume.disk, &volume.meta).map(drop),
+            Metadata::apply_al(&host, &volume.disk, &volume.meta).map(drop),
+        ];
+        for error in errors {
+            let error = error.expect_err("version 07").to_string();
+            assert!(error.contains("version 07") && error.contains("create-md converts it"), "{error}");
+        }
+        let error = Metadata::create(&host, &volume, Overwrite::Never).expect_err("version 07").to_string();
+        assert!(error.contains("DRBD metadata at byte"), "{error}");
+        Metadata::create(&host, &volume, Overwrite::Always)?;
+        assert!(Metadata::find(&host, &volume.disk, &volume.meta)?.is_some());
+    }
+    Ok(())
+}
+
 /// The lines that say something.
 fn plain(text: &str) -> Vec<String> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim().to_owned());
@@ -384,8 +409,9 @@ fn main() {
     let missing = ["/usr/sbin/drbdmeta", "/usr/sbin/losetup", "/dev/loop-control"]
         .into_iter()
         .find(|path| File::open(path).is_err());
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
         ("new_metadata_is_byte_identical", new_metadata_is_byte_identical),
+        ("metadata_of_version_07_is_known_and_refused", metadata_of_version_07_is_known_and_refused),
         ("texts_are_read_by_both", texts_are_read_by_both),
         ("replayed_logs_are_byte_identical", replayed_logs_are_byte_identical),
         ("a_sparse_tebibyte_stays_sparse", a_sparse_tebibyte_stays_sparse),

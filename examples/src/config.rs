@@ -114,9 +114,8 @@ impl Config {
         while let Some(name) = open.pop() {
             match self.net.link(name).map(|spec| &spec.kind) {
                 _ if !seen.insert(name) => {}
-                Some(LinkKind::Vlan { parent, .. }) => open.push(parent),
-                Some(LinkKind::Bond(bond)) => open.extend(&bond.ports),
-                _ => drop(cards.insert(name.clone())),
+                Some(LinkKind::Existing) | None => drop(cards.insert(name.clone())),
+                Some(kind) => open.extend(kind.parent().into_iter().chain(kind.ports())),
             }
         }
         cards
@@ -224,7 +223,7 @@ impl Reader<'_> {
             }
             if let Some(gateway) = &link.gateway {
                 let address: IpAddr = self.file.parsed(gateway)?;
-                if !wanted.addresses.iter().any(|own| own.contains(address)) {
+                if !wanted.addresses.iter().any(|own| own.prefix.contains(address)) {
                     let reason = format!(
                         "gateway {address} is in no network of {}; give the link an address beside it",
                         wanted.name

@@ -1,12 +1,17 @@
 //! `unlock-disks` as a program: its exit codes, where it takes a passphrase from, and that nobody else sees it. On images, without root's mappings.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)] // It is a test.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::termios::LocalFlags;
 
 use luks::{FormatSpec, Header, Kdf, Overwrite, Secret};
 
@@ -23,7 +28,7 @@ impl Images {
     fn new(kdf: Kdf) -> Self {
         let images = Self { dir: tempfile::tempdir().expect("a directory") };
         for (name, passphrase) in [("one", PASSPHRASE), ("two", PASSPHRASE), ("three", "another")] {
-            let file = std::fs::File::create(images.path(name)).expect("a file");
+            let file = File::create(images.path(name)).expect("a file");
             file.set_len(20 << 20).expect("a size");
             let spec = FormatSpec::luks2().with_kdf(kdf).with_weak_kdf(luks::WeakKdf::Allowed);
             Header::format(images.path(name), &spec, &Secret::from(passphrase), Overwrite::Never)
@@ -78,14 +83,75 @@ fn exit_codes_are_those_of_cryptsetup() -> Done {
     // With the final newline it is another passphrase.
     assert_eq!(images.run(&["one"], &[&key[..], &["--raw"]].concat()).0, 2);
     std::fs::write(images.path("none"), vec![0; 1 << 20])?;
-    assert_eq!(images.run(&["none"], &key).0, 4);
+    let mut damaged = std::fs::read(images.path("one"))?;
+    [4200, 0x4000 + 4200].into_iter().for_each(|at| damaged[at] ^= 0xff);
+    std::fs::write(images.path("damaged"), damaged)?;
     assert_eq!(images.run(&["missing"], &key).0, 4);
+    // In the same cases the same.
+    let theirs = |disk: &str, options: &[&str]| {
+        let mut command = Command::new("cryptsetup");
+        command.args(["open", "--test-passphrase"]).args(options).arg(images.path(disk));
+        command.stdin(Stdio::null()).output().ok().map(|output| seen(&output).0)
+    };
+    let nothing = images.path("nothing").display().to_string();
+    for (disk, options) in [
+        ("one", &key[..]),
+        ("three", &key),
+        ("none", &key),
+        ("damaged", &key),
+        ("missing", &key),
+        ("one", &["--key-file", &nothing]),
+        ("one", &["--no-such-option"]),
+    ] {
+        // Theirs takes every byte of a key file.
+        let (ours, theirs) =
+            (images.run(&[disk], options).0, theirs(disk, &[&["--keyfile-size", "39"], options].concat()));
+        println!("{disk} {options:?}: {ours}, cryptsetup {theirs:?}");
+        assert!(
+            theirs.is_none_or(|theirs| theirs == ours),
+            "{disk} {options:?}: {ours}, cryptsetup {theirs:?}"
+        );
+    }
     // Of several what asking again could mend.
     assert_eq!(images.run(&["none", "three", "one"], &key).0, 2);
     assert_eq!(images.run(&["one"], &["--memory", "1K", "--key-file", key[1]]).0, 3);
     assert_eq!(images.run(&[], &key).0, 1, "no disk is a wrong parameter");
     assert_eq!(images.run(&["one"], &["--no-such-option"]).0, 1);
     assert_eq!(images.run(&["one"], &[]).0, 1, "nobody can be asked");
+    Ok(())
+}
+
+#[test]
+fn missing_memory_and_missing_rights_are_told_as_such() -> Done {
+    let images = Images::new(Kdf::Argon2idFixed { passes: 4, memory_kib: 256 * 1024, lanes: 1 });
+    let key = images.path("key");
+    let key = ["--key-file", key.to_str().expect("UTF-8")];
+    // A program that may have 300 MiB of addresses derives no key with 256 MiB.
+    let ours = images.command(&["one"], &key);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -v 307200; exec \"$0\" \"$@\""])
+        .arg(ours.get_program())
+        .args(ours.get_args());
+    let (code, said) = seen(&limited.stdin(Stdio::null()).output()?);
+    assert!(code == 3 && said.contains("not enough memory"), "{code}: {said}");
+    // Nobody but root opens.
+    for (path, mode) in
+        [(images.dir.path().to_path_buf(), 0o755), (images.path("key"), 0o644), (images.path("one"), 0o666)]
+    {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    }
+    // Where nobody may look: the build may be in a directory of root's.
+    std::fs::copy(env!("CARGO_BIN_EXE_unlock-disks"), images.path("unlock-disks"))?;
+    let nobody = |options: &[&str]| -> std::io::Result<(i32, String)> {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(images.path("unlock-disks"));
+        Ok(seen(&command.args(options).args(key).arg(images.disk("one")).stdin(Stdio::null()).output()?))
+    };
+    let (code, said) = nobody(&["--test-passphrase"])?;
+    assert_eq!((code, said.as_str()), (0, "one: opened with key slot 0\n"));
+    let (code, said) = nobody(&[])?;
+    assert!(code == 1 && said.contains("root"), "{code}: {said}");
     Ok(())
 }
 
@@ -155,6 +221,91 @@ fn a_credential_of_systemd_and_standard_input_are_taken() -> Done {
     let mut child = images.command(&["one"], &["--key-file", "-"]).stdin(Stdio::piped()).spawn()?;
     child.stdin.take().expect("a pipe").write_all(PASSPHRASE.as_bytes())?;
     assert_eq!(child.wait()?.code(), Some(0));
+    Ok(())
+}
+
+/// A terminal: the side where somebody types and reads, and the side of a program.
+struct Terminal {
+    ours: File,
+    program: OwnedFd,
+    seen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn new() -> std::io::Result<Self> {
+        let pair = nix::pty::openpty(None, None)?;
+        let (ours, seen) = (File::from(pair.master), Arc::new(Mutex::new(Vec::new())));
+        let (mut reader, into) = (ours.try_clone()?, Arc::clone(&seen));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(n @ 1..) = reader.read(&mut bytes) {
+                into.lock().expect("no panic").extend_from_slice(&bytes[..n]);
+            }
+        });
+        Ok(Self { ours, program: pair.slave, seen })
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().expect("no panic")).into_owned()
+    }
+
+    /// Whether what is typed is shown.
+    fn echoes(&self) -> bool {
+        nix::sys::termios::tcgetattr(&self.program)
+            .expect("a terminal")
+            .local_flags
+            .contains(LocalFlags::ECHO)
+    }
+
+    fn wait(&self, until: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !until(self) {
+            assert!(Instant::now() < deadline, "in vain, on the terminal stands {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn type_line(&mut self, line: &str) -> std::io::Result<()> {
+        self.ours.write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// Starts a program of which this is the terminal.
+    fn start(&self, command: &Command) -> std::io::Result<Child> {
+        let side = || self.program.try_clone().map(Stdio::from);
+        let mut child = Command::new("setsid");
+        child.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        child.stdin(side()?).stdout(side()?).stderr(side()?).spawn()
+    }
+}
+
+#[test]
+fn a_terminal_shows_the_question_and_not_the_answer() -> Done {
+    let images = Images::new(cheap());
+    let mut other = Terminal::new()?;
+    other.type_line("this is shown")?;
+    other.wait(|other| other.text().contains("this is shown"));
+    let mut terminal = Terminal::new()?;
+    assert!(terminal.echoes());
+    let mut child = terminal.start(&images.command(&["one"], &[]))?;
+    let asked = |times: usize| {
+        move |t: &Terminal| {
+            !t.echoes() && t.text().matches("Passphrase of the encrypted disks: ").count() == times
+        }
+    };
+    terminal.wait(asked(1));
+    terminal.type_line("mistyped-51c2")?;
+    terminal.wait(asked(2));
+    terminal.type_line(PASSPHRASE)?;
+    assert_eq!(child.wait()?.code(), Some(0), "{}", terminal.text());
+    terminal.wait(|t| t.text().contains("one: opened with key slot 0"));
+    assert!(terminal.echoes(), "the terminal is left as it was");
+    // As often as was said.
+    let mut child = terminal.start(&images.command(&["one"], &["--tries", "1"]))?;
+    terminal.wait(asked(3));
+    terminal.type_line("mistyped-51c2")?;
+    assert_eq!(child.wait()?.code(), Some(2), "{}", terminal.text());
+    let text = terminal.text();
+    assert!(!text.contains("mistyped") && !text.contains(PASSPHRASE), "{text:?}");
     Ok(())
 }
 
@@ -235,7 +386,7 @@ fn agents_of_systemd_are_asked_until_it_is_right() -> Done {
 /// All memory of a process that can be read: what a core dump would hold.
 fn memory(id: u32) -> Vec<u8> {
     let maps = std::fs::read_to_string(format!("/proc/{id}/maps")).expect("maps");
-    let memory = std::fs::File::open(format!("/proc/{id}/mem")).expect("memory");
+    let memory = File::open(format!("/proc/{id}/mem")).expect("memory");
     let mut all = Vec::new();
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').expect("a range");

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::{Deadline, Secret, Tree, sys};
 
 /// A program that the family may start, and the Debian package that has it.
@@ -63,6 +65,8 @@ impl Module {
     pub const DM_MULTIPATH: Self = Self::plain("dm_multipath");
     /// Bonds; by itself the module makes a stray `bond0`, which nobody asked for.
     pub const BONDING: Self = Self { name: "bonding", options: &["max_bonds=0"] };
+    /// Links that lead nowhere; by itself the module makes a stray `dummy0`.
+    pub const DUMMY: Self = Self { name: "dummy", options: &["numdummies=0"] };
     /// VLANs.
     pub const VLAN: Self = Self::plain("8021q");
     /// The iSCSI initiator.
@@ -302,13 +306,18 @@ impl Programs for Live {
         }
         match outcome.map_err(failed)? {
             None => Err(Error::TimedOut { command: shown(program, args) }),
-            Some((stdout, stderr)) => {
+            Some([mut stdout, mut stderr]) => {
                 let code = child.wait().map_err(failed)?.code();
+                // Moved, not copied: who takes it as a secret has all there is of it.
+                let [stdout, stderr] = [&mut stdout, &mut stderr].map(|bytes| std::mem::take(&mut **bytes));
                 Ok(Output { code, stdout, stderr })
             }
         }
     }
 }
+
+/// What a child has printed so far, wiped unless it is taken out: half a secret is one, too.
+type Printed = Zeroizing<Vec<u8>>;
 
 /// Feeds and reads the child until it ends; `None` at the deadline. Its end counts, not the end of its output: `iscsiadm` may start a daemon
 /// that inherits the pipes.
@@ -316,7 +325,7 @@ fn converse(
     child: &mut std::process::Child,
     stdin: &[u8],
     deadline: Deadline,
-) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+) -> io::Result<Option<[Printed; 2]>> {
     if let Some(mut pipe) = child.stdin.take().filter(|_| !stdin.is_empty()) {
         // Small by contract (a pipe holds 64 KiB), so this does not block on a child that prints first.
         match pipe.write_all(stdin) {
@@ -330,8 +339,7 @@ fn converse(
     sys::set_nonblocking(out.as_fd())?;
     sys::set_nonblocking(err.as_fd())?;
     let end = sys::pidfd(child.id())?;
-    // Room for a secret: a vector that grows leaves copies behind.
-    let (mut stdout, mut stderr) = (Vec::with_capacity(64 * 1024), Vec::new());
+    let (mut stdout, mut stderr) = (Printed::default(), Printed::default());
     let (mut out_open, mut err_open) = (true, true);
     loop {
         let mut fds = vec![end.as_fd()];
@@ -342,7 +350,7 @@ fn converse(
         out_open = out_open && drain(&mut out, &mut stdout)?;
         err_open = err_open && drain(&mut err, &mut stderr)?;
         if ended {
-            return Ok(Some((stdout, stderr)));
+            return Ok(Some([stdout, stderr]));
         }
         if deadline.is_over() {
             return Ok(None);
@@ -351,12 +359,20 @@ fn converse(
 }
 
 /// Reads what there is; `false` at the end of the stream.
-fn drain(from: &mut impl Read, into: &mut Vec<u8>) -> io::Result<bool> {
-    let mut chunk = zeroize::Zeroizing::new([0; 4096]);
+fn drain(from: &mut impl Read, into: &mut Printed) -> io::Result<bool> {
+    let mut chunk = Zeroizing::new([0; 4096]);
     loop {
         match from.read(&mut chunk[..]) {
             Ok(0) => return Ok(false),
-            Ok(n) => into.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Ok(n) => {
+                // A vector that grows by itself leaves a copy behind; the one that is replaced here is wiped.
+                if into.capacity() - into.len() < n {
+                    let mut larger = Printed::new(Vec::with_capacity((into.capacity() * 2).max(chunk.len())));
+                    larger.extend_from_slice(into);
+                    *into = larger;
+                }
+                into.extend_from_slice(chunk.get(..n).unwrap_or_default());
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
@@ -396,6 +412,52 @@ mod tests {
         let error = Runner::live().run(SH, &["-c", "sleep 30"], Deadline::after(Duration::from_millis(100)));
         assert!(matches!(error, Err(Error::TimedOut { .. })));
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    /// Whether a text stands anywhere in this process's memory: given in two halves, so that the search does not find itself.
+    #[allow(clippy::disallowed_methods, clippy::indexing_slicing)] // The files are the test's own process's.
+    fn is_in_memory(halves: [&[u8]; 2]) -> bool {
+        use std::os::unix::fs::FileExt;
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+        let memory = std::fs::File::open("/proc/self/mem").expect("memory");
+        let [first, second] = halves;
+        let mut bytes = Vec::new();
+        maps.lines().any(|line| {
+            let (from, rest) = line.split_once('-').expect("a range");
+            let (to, rights) = rest.split_once(' ').expect("rights");
+            let [from, to] = [from, to].map(|n| u64::from_str_radix(n, 16).expect("a number"));
+            bytes.resize(usize::try_from(to - from).expect("fits"), 0);
+            // [vvar] and the like cannot be read.
+            let is_read = rights.starts_with('r') && memory.read_exact_at(&mut bytes, from).is_ok();
+            is_read
+                && (0..bytes.len()).any(|at| {
+                    bytes[at] == first[0]
+                        && bytes[at..].starts_with(first)
+                        && bytes[at + first.len()..].starts_with(second)
+                })
+        })
+    }
+
+    #[test]
+    fn what_a_program_printed_before_its_deadline_is_wiped() {
+        // Made here: two texts of the program itself may stand side by side in it.
+        let halves =
+            |name: &str| [name, "later"].map(|half| format!("{half}-{:x}-", std::process::id() * 31));
+        let find = |halves: &[String; 2]| is_in_memory([halves[0].as_bytes(), halves[1].as_bytes()]);
+        let run = |[first, second]: &[String; 2], rest: &str, deadline: Duration| {
+            // More than fits in the first buffer, and twice as much.
+            let script = format!(
+                "i=0; while [ $i -lt 400 ]; do printf '%s%s ' {first} {second}; i=$((i+1)); done; {rest}"
+            );
+            Runner::live().run(SH, &["-c", &script], Deadline::after(deadline))
+        };
+        let (kept, gone) = (halves("kept"), halves("gone"));
+        assert!(!find(&kept) && !find(&gone), "they stand apart until a program joins them");
+        let held = run(&kept, "", Duration::from_secs(60)).expect("ends");
+        assert!(held.stdout.len() > 8192 && find(&kept), "what is held is found");
+        let error = run(&gone, "sleep 30", Duration::from_secs(2));
+        assert!(matches!(error, Err(Error::TimedOut { .. })), "{error:?}");
+        assert!(!find(&gone));
     }
 
     #[test]

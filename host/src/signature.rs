@@ -110,14 +110,13 @@ impl From {
 
 const TABLE: &[(Signature, From, &[u8])] = &[
     (Signature::Luks, From::Head(0), b"LUKS\xba\xbe"),
-    // The magic stands at byte 60 of the super block, big endian: v07, v08, v08 unclean, v09 (drbd.h, DRBD_MD_MAGIC_*); internal at the
-    // last whole page, v07's also 128 MiB before the end, external at the start.
-    (Signature::Drbd, From::Page(4096 - 60), b"\x83\x74\x02\x6a"),
+    // The magic stands at byte 60 of the super block, big endian: v08, v08 unclean, v09 (drbd.h, DRBD_MD_MAGIC_*); internal at the last
+    // whole page, external at the start. That of v07 stands at byte 28, internal 128 MiB before the end (seen in what drbdmeta 9.22 writes).
     (Signature::Drbd, From::Page(4096 - 60), b"\x83\x74\x02\x6b"),
     (Signature::Drbd, From::Page(4096 - 60), b"\x83\x74\x02\x6c"),
     (Signature::Drbd, From::Page(4096 - 60), b"\x83\x74\x02\x6d"),
-    (Signature::Drbd, From::Page((128 << 20) - 60), b"\x83\x74\x02\x6a"),
-    (Signature::Drbd, From::Head(60), b"\x83\x74\x02\x6a"),
+    (Signature::Drbd, From::Page((128 << 20) - 28), b"\x83\x74\x02\x6a"),
+    (Signature::Drbd, From::Head(28), b"\x83\x74\x02\x6a"),
     (Signature::Drbd, From::Head(60), b"\x83\x74\x02\x6b"),
     (Signature::Drbd, From::Head(60), b"\x83\x74\x02\x6c"),
     (Signature::Drbd, From::Head(60), b"\x83\x74\x02\x6d"),

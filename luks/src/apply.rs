@@ -177,11 +177,10 @@ mod live {
         fn close(&self, host: &Host, name: &str, how: Close) -> Result<()> {
             let what = || format!("close {name}");
             need_root(what)?;
-            // CRYPT_DEACTIVATE_* of libcryptsetup.h.
             let flags = match how {
                 Close::Now => 0,
-                Close::Deferred => 1,
-                Close::Cancel => 1 << 2,
+                Close::Deferred => sys::DEFERRED,
+                Close::Cancel => sys::DEFERRED_CANCEL,
             };
             match sys::deactivate(name, flags) {
                 Err(r) if r.errno() == libc::EBUSY => {

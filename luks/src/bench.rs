@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use host::{Bytes, Secret, signature};
 
 use crate::error::{Error, Result};
-use crate::spec::Overwrite;
+use crate::spec::{OpenFlags, Overwrite};
 use crate::sys;
 use crate::volume::explain;
 
@@ -133,15 +133,14 @@ impl Queues {
     pub const EACH: [Self; 6] =
         [Self::All, Self::NoRead, Self::NoWrite, Self::None, Self::SameCpu, Self::Submit];
 
-    /// `CRYPT_ACTIVATE_*` of libcryptsetup.h.
-    fn flags(self) -> u32 {
+    fn flags(self) -> OpenFlags {
         match self {
-            Self::All => 0,
-            Self::NoRead => 1 << 24,
-            Self::NoWrite => 1 << 25,
-            Self::None => 3 << 24,
-            Self::SameCpu => 1 << 6,
-            Self::Submit => 1 << 7,
+            Self::All => OpenFlags::empty(),
+            Self::NoRead => OpenFlags::NO_READ_WORKQUEUE,
+            Self::NoWrite => OpenFlags::NO_WRITE_WORKQUEUE,
+            Self::None => OpenFlags::NO_READ_WORKQUEUE | OpenFlags::NO_WRITE_WORKQUEUE,
+            Self::SameCpu => OpenFlags::SAME_CPU,
+            Self::Submit => OpenFlags::SUBMIT_FROM_CRYPT_CPUS,
         }
     }
 
@@ -245,7 +244,7 @@ pub fn device(device: &Path, way: &Way, load: &Load, overwrite: Overwrite) -> Re
     let name = format!("sankit-bench-{}", std::process::id());
     let cipher = (way.cipher.name, way.cipher.mode);
     let what = || format!("map {} as {name}", device.display());
-    sys::activate_plain(device, &name, cipher, key.expose(), way.sector_size, way.queues.flags())
+    sys::activate_plain(device, &name, cipher, key.expose(), way.sector_size, way.queues.flags().bits())
         .map_err(|r| explain(device, what(), r))?;
     let node = Path::new("/dev/mapper").join(&name);
     let result = measure(&node, load).map_err(failed("measure"));
@@ -275,7 +274,8 @@ fn measure(node: &Path, load: &Load) -> std::io::Result<Throughput> {
             let start = memory.as_ptr().align_offset(4096).min(4096);
             let buffer = memory.get_mut(start..start + load.block).unwrap_or_default();
             let mut done = 0;
-            while started.elapsed() < load.time {
+            // At least one: a machine under load may start a thread when the time is over.
+            while done == 0 || started.elapsed() < load.time {
                 let place = (number * blocks + done % blocks) * block;
                 if is_write {
                     file.write_all_at(buffer, place)?

@@ -40,6 +40,19 @@ pub(crate) const ANY: c_int = raw::CRYPT_ANY_SLOT;
 /// Only goes on with a reencryption that has begun.
 pub(crate) const RESUME_ONLY: u32 = raw::CRYPT_REENCRYPT_RESUME_ONLY;
 
+/// Closes a mapping when its last user has gone, and takes that back.
+pub(crate) const DEFERRED: u32 = raw::CRYPT_DEACTIVATE_DEFERRED;
+pub(crate) const DEFERRED_CANCEL: u32 = raw::CRYPT_DEACTIVATE_DEFERRED_CANCEL;
+
+/// A reencryption that stopped between two parts, and one that stopped within a part.
+pub(crate) const CLEAN: u32 = raw::crypt_reencrypt_info_CRYPT_REENCRYPT_CLEAN;
+pub(crate) const CRASH: u32 = raw::crypt_reencrypt_info_CRYPT_REENCRYPT_CRASH;
+
+/// The levels of what the library says; debugging has negative ones.
+pub(crate) const LOG_NORMAL: u32 = raw::CRYPT_LOG_NORMAL;
+pub(crate) const LOG_ERROR: u32 = raw::CRYPT_LOG_ERROR;
+pub(crate) const LOG_VERBOSE: u32 = raw::CRYPT_LOG_VERBOSE;
+
 static LOCK: Mutex<()> = Mutex::new(());
 
 thread_local! {

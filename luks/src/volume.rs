@@ -87,10 +87,10 @@ impl Volume {
     #[must_use]
     pub fn with_log(mut self, log: impl Fn(LogLevel, &str) + Send + Sync + 'static) -> Self {
         self.log = Some(Arc::new(move |level, text| {
-            let level = match level {
-                0 => LogLevel::Normal,
-                1 => LogLevel::Error,
-                2 => LogLevel::Verbose,
+            let level = match u32::try_from(level) {
+                Ok(sys::LOG_NORMAL) => LogLevel::Normal,
+                Ok(sys::LOG_ERROR) => LogLevel::Error,
+                Ok(sys::LOG_VERBOSE) => LogLevel::Verbose,
                 _ => LogLevel::Debug,
             };
             log(level, text);

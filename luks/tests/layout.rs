@@ -1,10 +1,11 @@
 //! What this crate takes for granted of libcryptsetup.h, compared with the installed header by the C compiler.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_types)] // The C compiler is run, by tests only.
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_types, clippy::disallowed_methods)] // The C compiler is run, by tests only.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::mem::{offset_of, size_of};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bitflags::Flags as _;
@@ -43,8 +44,8 @@ macro_rules! structure {
     };
 }
 
-#[test]
-fn every_structure_has_the_layout_of_the_installed_header() {
+/// A claim for each structure that is used.
+fn structures() -> String {
     let mut text = String::new();
     structure!(text, crypt_active_device, offset, iv_offset, size, flags);
     structure!(text, crypt_params_luks1, hash, data_alignment, data_device);
@@ -86,11 +87,11 @@ fn every_structure_has_the_layout_of_the_installed_header() {
         parallel_threads = "parallel_threads",
         flags = "flags"
     );
-    compiles(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    text
 }
 
-#[test]
-fn every_constant_has_the_value_of_the_installed_header() {
+/// A claim for each constant that is used.
+fn constants() -> String {
     let mut text = String::new();
     // Ours, and those of the bindings that are used.
     let flags = [
@@ -99,12 +100,15 @@ fn every_constant_has_the_value_of_the_installed_header() {
         ("SHARED", OpenFlags::SHARED),
         ("ALLOW_DISCARDS", OpenFlags::ALLOW_DISCARDS),
         ("PRIVATE", OpenFlags::PRIVATE),
+        ("CORRUPTED", OpenFlags::CORRUPTED),
         ("SAME_CPU_CRYPT", OpenFlags::SAME_CPU),
         ("SUBMIT_FROM_CRYPT_CPUS", OpenFlags::SUBMIT_FROM_CRYPT_CPUS),
         ("KEYRING_KEY", OpenFlags::KEYRING_KEY),
         ("NO_JOURNAL", OpenFlags::NO_JOURNAL),
         ("RECOVERY", OpenFlags::RECOVERY),
         ("IGNORE_PERSISTENT", OpenFlags::IGNORE_PERSISTENT),
+        ("ALLOW_UNBOUND_KEY", OpenFlags::ALLOW_UNBOUND_KEY),
+        ("RECALCULATE", OpenFlags::RECALCULATE),
         ("REFRESH", OpenFlags::REFRESH),
         ("SERIALIZE_MEMORY_HARD_PBKDF", OpenFlags::SERIALIZE_KDF),
         ("NO_JOURNAL_BITMAP", OpenFlags::NO_JOURNAL_BITMAP),
@@ -112,6 +116,7 @@ fn every_constant_has_the_value_of_the_installed_header() {
         ("IV_LARGE_SECTORS", OpenFlags::IV_LARGE_SECTORS),
         ("NO_READ_WORKQUEUE", OpenFlags::NO_READ_WORKQUEUE),
         ("NO_WRITE_WORKQUEUE", OpenFlags::NO_WRITE_WORKQUEUE),
+        ("RECALCULATE_RESET", OpenFlags::RECALCULATE_RESET),
     ];
     for (name, flag) in flags {
         must(&mut text, &format!("CRYPT_ACTIVATE_{name} == {}", flag.bits()));
@@ -127,21 +132,21 @@ fn every_constant_has_the_value_of_the_installed_header() {
     for (name, value) in [
         ("CRYPT_ANY_SLOT", raw::CRYPT_ANY_SLOT),
         ("CRYPT_ANY_TOKEN", raw::CRYPT_ANY_SLOT),
-        ("CRYPT_LOG_NORMAL", 0),
-        ("CRYPT_LOG_ERROR", 1),
-        ("CRYPT_LOG_VERBOSE", 2),
         ("CRYPT_SLOT_PRIORITY_IGNORE", priority(Priority::Ignore)),
         ("CRYPT_SLOT_PRIORITY_NORMAL", priority(Priority::Normal)),
         ("CRYPT_SLOT_PRIORITY_PREFER", priority(Priority::Prefer)),
-        ("CRYPT_DEACTIVATE_DEFERRED", 1),
-        ("CRYPT_DEACTIVATE_DEFERRED_CANCEL", 4),
-        ("CRYPT_REENCRYPT_NONE", 0),
-        ("CRYPT_REENCRYPT_CLEAN", 1),
-        ("CRYPT_REENCRYPT_CRASH", 2),
     ] {
         must(&mut text, &format!("{name} == {value}"));
     }
     for (name, value) in [
+        ("CRYPT_LOG_NORMAL", raw::CRYPT_LOG_NORMAL),
+        ("CRYPT_LOG_ERROR", raw::CRYPT_LOG_ERROR),
+        ("CRYPT_LOG_VERBOSE", raw::CRYPT_LOG_VERBOSE),
+        ("CRYPT_DEACTIVATE_DEFERRED", raw::CRYPT_DEACTIVATE_DEFERRED),
+        ("CRYPT_DEACTIVATE_DEFERRED_CANCEL", raw::CRYPT_DEACTIVATE_DEFERRED_CANCEL),
+        ("CRYPT_REENCRYPT_NONE", raw::crypt_reencrypt_info_CRYPT_REENCRYPT_NONE),
+        ("CRYPT_REENCRYPT_CLEAN", raw::crypt_reencrypt_info_CRYPT_REENCRYPT_CLEAN),
+        ("CRYPT_REENCRYPT_CRASH", raw::crypt_reencrypt_info_CRYPT_REENCRYPT_CRASH),
         ("CRYPT_PBKDF_NO_BENCHMARK", raw::CRYPT_PBKDF_NO_BENCHMARK),
         ("CRYPT_VOLUME_KEY_NO_SEGMENT", raw::CRYPT_VOLUME_KEY_NO_SEGMENT),
         ("CRYPT_VOLUME_KEY_DIGEST_REUSE", raw::CRYPT_VOLUME_KEY_DIGEST_REUSE),
@@ -170,8 +175,91 @@ fn every_constant_has_the_value_of_the_installed_header() {
     ] {
         must(&mut text, &format!("sizeof({name}) == {value}"));
     }
+    text
+}
+
+#[test]
+fn every_structure_has_the_layout_of_the_installed_header() {
+    let text = structures();
+    compiles(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+}
+
+#[test]
+fn every_constant_has_the_value_of_the_installed_header() {
+    let text = constants();
     compiles(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     // The comparison can fail: with one value changed it does.
     let wrong = text.replacen("== 1,", "== 7,", 1);
     assert!(wrong != text && compiles(&wrong).is_err());
+}
+
+/// dm-verity's, and one of a kind of dm-integrity that this crate does not make.
+const OF_OTHERS: [&str; 8] = [
+    "IGNORE_CORRUPTION",
+    "RESTART_ON_CORRUPTION",
+    "IGNORE_ZERO_BLOCKS",
+    "CHECK_AT_MOST_ONCE",
+    "PANIC_ON_CORRUPTION",
+    "TASKLETS",
+    "ERROR_AS_CORRUPTION",
+    "INLINE_MODE",
+];
+
+#[test]
+fn every_flag_of_the_installed_header_is_known() {
+    let output = Command::new("pkg-config").args(["--variable=includedir", "libcryptsetup"]).output();
+    let dir = output.expect("pkg-config is here").stdout;
+    let path = Path::new(String::from_utf8_lossy(&dir).trim()).join("libcryptsetup.h");
+    let header = std::fs::read_to_string(path).expect("the header");
+    let text = constants();
+    let names = header.lines().filter_map(|line| line.strip_prefix("#define CRYPT_ACTIVATE_"));
+    let mut known = 0;
+    for name in names.filter_map(|rest| rest.split_whitespace().next()) {
+        let is_ours = text.contains(&format!("(CRYPT_ACTIVATE_{name} =="));
+        assert!(is_ours != OF_OTHERS.contains(&name), "CRYPT_ACTIVATE_{name}");
+        known += usize::from(is_ours);
+    }
+    assert!(known > 20, "{known}");
+}
+
+/// All names of the bindings that stand in the sources, and what follows them.
+fn used(dir: &Path, into: &mut Vec<(String, char)>) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            used(&path, into);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a source");
+        for rest in text.split("raw::").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let (name, rest) = rest.split_at(end);
+            into.push((name.to_owned(), rest.chars().next().unwrap_or(' ')));
+        }
+    }
+}
+
+/// Functions are left out: bindgen has their types from the same header.
+#[test]
+fn no_constant_and_no_structure_is_used_that_is_not_compared() {
+    let mut names = Vec::new();
+    used(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut names);
+    let (constants, structures) = (constants(), structures());
+    let (mut seen, mut functions) = (0, 0);
+    for (name, next) in names {
+        // bindgen writes the name of an enumeration before that of its constant.
+        if let Some(at) = name.find("CRYPT_") {
+            let c = name.get(at..).unwrap_or_default();
+            let is_compared = [format!("({c} =="), format!("(sizeof({c}) ==")];
+            assert!(is_compared.iter().any(|claim| constants.contains(claim)), "{c} is not compared");
+            seen += 1;
+        } else if next == '(' {
+            functions += 1;
+        } else if name != "crypt_device" {
+            let claim = format!("sizeof(struct {name}) ==");
+            assert!(structures.contains(&claim), "struct {name} is not compared");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40 && functions > 40, "{seen} {functions}");
 }

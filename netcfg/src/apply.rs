@@ -9,7 +9,8 @@ use host::{Deadline, Host, IfName};
 use crate::bond::settable;
 use crate::error::{Error, Result};
 use crate::plan::Step;
-use crate::wire::{address, link};
+use crate::route::Lifetime;
+use crate::wire::{address, link, rule};
 
 /// How long one message may take: the kernel answers inside the send, but a driver may hold the lock for seconds.
 const ONE: Duration = Duration::from_secs(30);
@@ -52,15 +53,18 @@ impl<'a> Executor<'a> {
     pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
         let message = match step {
             Step::Sysctl { path, to, .. } => return self.host.tree().write(path, to).map_err(Error::Sysctl),
-            Step::CreateBond { name, bond, mtu, mac } => {
-                link::create_bond(name, bond.mode, &settable(&bond.options), *mtu, *mac)
+            Step::Rename { from, to } => {
+                let message = link::rename(self.index(from)?, to);
+                self.known.clear();
+                message
             }
-            Step::CreateVlan { name, parent, id, mtu, controller, up } => {
-                let parent = self.index(parent)?;
+            Step::CreateLink { name, kind, mtu, mac, controller, up } => {
+                let parent = kind.parent().map(|parent| self.index(parent)).transpose()?;
                 let controller = controller.as_ref().map(|c| self.index(c)).transpose()?;
-                link::create_vlan(name, parent, *id, *mtu, controller, *up)
+                let (mtu, mac, up) = (*mtu, *mac, *up);
+                link::create(&link::Birth { name, kind, parent, mtu, mac, controller, up })
             }
-            Step::DeleteLink { name } => {
+            Step::DeleteLink { name, .. } => {
                 let index = match self.index(name) {
                     // A VLAN goes with its parent.
                     Err(Error::NoLink { .. }) => return Ok(()),
@@ -69,6 +73,7 @@ impl<'a> Executor<'a> {
                 self.known.clear();
                 link::delete(index)
             }
+            Step::SetKind { name, to, .. } => link::set_kind(self.index(name)?, to),
             Step::SetBond { name, to, .. } => link::set_bond(self.index(name)?, &settable(to)),
             Step::SetPrimary { name, to, .. } => {
                 let port = to.as_ref().map(|p| self.index(p)).transpose()?.unwrap_or(0);
@@ -80,16 +85,26 @@ impl<'a> Executor<'a> {
                 let controller = to.as_ref().map(|c| self.index(c)).transpose()?.unwrap_or(0);
                 link::set_controller(self.index(name)?, controller)
             }
-            Step::AddAddress { name, address } => address::add(self.index(name)?, address, 0),
-            Step::DeleteAddress { name, address } => address::delete(self.index(name)?, address),
+            Step::AddAddress { name, address } => address::add(self.index(name)?, address),
+            Step::ChangeAddress { name, to, .. } => {
+                let for_ever = Lifetime::new(Duration::MAX, Duration::MAX);
+                let spec = to.clone().with_lifetime(to.lifetime.unwrap_or(for_ever));
+                address::change(self.index(name)?, &spec)
+            }
+            Step::AddRule { rule } => rule::add(rule),
+            Step::DeleteRule { rule } => rule::delete(rule),
+            Step::DeleteAddress { name, address } => address::delete(self.index(name)?, &address.prefix),
             Step::AddRoute { name, route } => address::add_route(self.index(name)?, route),
             Step::DeleteRoute { name, route } => address::delete_route(self.index(name)?, route),
         };
         match (self.send(step, &message), step) {
             // It is as wanted already: somebody was faster, or it went with something else.
-            (Err(e), Step::AddAddress { .. } | Step::AddRoute { .. }) if e.errno() == Some(libc::EEXIST) => {
+            (Err(e), Step::AddAddress { .. } | Step::AddRoute { .. } | Step::AddRule { .. })
+                if e.errno() == Some(libc::EEXIST) =>
+            {
                 Ok(())
             }
+            (Err(e), Step::DeleteRule { .. }) if e.errno() == Some(libc::ENOENT) => Ok(()),
             (Err(e), Step::DeleteAddress { .. }) if e.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
             (Err(e), Step::DeleteRoute { .. }) if e.errno() == Some(libc::ESRCH) => Ok(()),
             (result, _) => result,
@@ -103,15 +118,14 @@ fn hint(step: &Step, error: &nl::Error) -> Option<&'static str> {
         (_, libc::EPERM | libc::EACCES) if !matches!(error, nl::Error::Kernel { message: Some(_), .. }) => {
             "it needs CAP_NET_ADMIN in this network namespace: run as root"
         }
-        (Step::CreateBond { .. } | Step::CreateVlan { .. }, libc::EOPNOTSUPP) => {
-            "the kernel has no such link type; load the module bonding or 8021q"
+        (Step::CreateLink { .. }, libc::EOPNOTSUPP) => {
+            "the kernel has no such link type; load its module (bonding, 8021q, bridge, veth, macvlan, dummy)"
         }
-        (Step::CreateBond { .. } | Step::CreateVlan { .. }, libc::EEXIST) => {
-            "a link of this name has come up meanwhile"
-        }
-        (Step::SetMtu { .. } | Step::CreateVlan { .. }, libc::EINVAL | libc::ERANGE) => {
+        (Step::CreateLink { .. }, libc::EEXIST) => "a link of this name has come up meanwhile",
+        (Step::SetMtu { .. } | Step::CreateLink { .. }, libc::EINVAL | libc::ERANGE) => {
             "the MTU is out of range, or larger than that of the link below"
         }
+        (Step::Rename { .. }, libc::EBUSY) => "a link is renamed while it is down only",
         (Step::AddRoute { .. }, libc::ENETUNREACH | libc::EHOSTUNREACH) => {
             "the gateway is in no network of this link; give the link an address beside it"
         }

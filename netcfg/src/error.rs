@@ -70,6 +70,14 @@ pub enum Error {
         /// The reason.
         source: std::io::Error,
     },
+    /// A question to the network could not be asked.
+    #[error("cannot ask the network for {object}")]
+    Probe {
+        /// The address and link, or the path.
+        object: String,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// A module is missing.
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
@@ -91,7 +99,7 @@ impl Error {
         match self {
             Self::Kernel { source, .. } | Self::Read(source) => source.errno(),
             Self::Sysctl(source) | Self::File(source) => source.errno(),
-            Self::Announce { source, .. } => source.raw_os_error(),
+            Self::Announce { source, .. } | Self::Probe { source, .. } => source.raw_os_error(),
             Self::Step(failed) => failed.cause.as_ref().and_then(Self::errno),
             _ => None,
         }

@@ -7,6 +7,7 @@ use host::{Deadline, Host, IfName};
 
 use crate::Prefix;
 use crate::error::{Error, Result};
+use crate::route::AddressSpec;
 use crate::sys;
 use crate::wire::{address, announce, link};
 
@@ -53,8 +54,8 @@ impl FloatingAddr {
     pub fn claim(&self, host: &Host) -> Result<bool> {
         self.keep_others(host)?;
         let (mut socket, index) = self.open(host)?;
-        let flags = if self.prefix.address.is_ipv6() { address::IFA_F_NODAD } else { 0 };
-        match socket.request(&address::add(index, &self.prefix, flags), Deadline::after(ONE)) {
+        let spec = AddressSpec::new(self.prefix).without_dad();
+        match socket.request(&address::add(index, &spec), Deadline::after(ONE)) {
             Ok(()) => Ok(true),
             Err(e) if e.errno() == Some(libc::EEXIST) => Ok(false),
             Err(source) => Err(self.refused("add", source)),
@@ -78,18 +79,9 @@ impl FloatingAddr {
         let mut socket = host.nl().open(nl::Protocol::Route).map_err(Error::Read)?;
         let mut frames = Vec::new();
         for address in addresses {
-            let reply = socket
-                .ask(&link::get(&address.link), Deadline::after(ONE))
-                .map_err(|e| address.refused("find", e))?;
-            let link = link::parse(&reply)?;
-            let Ok(mac) = <[u8; 6]>::try_from(link.mac.as_slice()) else {
-                return Err(Error::Invalid {
-                    object: address.link.to_string(),
-                    reason: "it is no Ethernet link: there is nobody to announce to".to_owned(),
-                });
-            };
+            let (index, mac) = address.ethernet_over(&mut socket)?;
             let all = announce::frames(address.prefix.address, mac);
-            frames.extend(all.into_iter().map(|frame| (link.index, frame)));
+            frames.extend(all.into_iter().map(|frame| (index, frame)));
         }
         // A machine in memory has no wire; its indices would mean other links on the machine that runs the test.
         if host.run_dir().is_none() {
@@ -147,6 +139,24 @@ impl FloatingAddr {
         match host.tree().read_opt(&path).map_err(Error::Sysctl)? {
             Some(now) if now.trim() == "0" => host.tree().write(&path, "1").map_err(Error::Sysctl),
             _ => Ok(()),
+        }
+    }
+
+    /// The number and hardware address of its link.
+    pub(crate) fn ethernet(&self, host: &Host) -> Result<(u32, [u8; 6])> {
+        self.ethernet_over(&mut host.nl().open(nl::Protocol::Route).map_err(Error::Read)?)
+    }
+
+    fn ethernet_over(&self, socket: &mut Socket) -> Result<(u32, [u8; 6])> {
+        let reply =
+            socket.ask(&link::get(&self.link), Deadline::after(ONE)).map_err(|e| self.refused("find", e))?;
+        let link = link::parse(&reply)?;
+        match <[u8; 6]>::try_from(link.mac.as_slice()) {
+            Ok(mac) => Ok((link.index, mac)),
+            Err(_) => Err(Error::Invalid {
+                object: self.link.to_string(),
+                reason: "it is no Ethernet link: there is nobody to announce to".to_owned(),
+            }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! VLANs, bonds, addresses, routes, kernel parameters and floating addresses of a storage node, over rtnetlink.
 //!
-//! A [`NetSpec`] says what is wanted. [`Netcfg::plan`] compares it with what is ([`NetState`], three dumps) and returns the steps in the
+//! A [`NetSpec`] says what is wanted. [`Netcfg::plan`] compares it with what is ([`NetState`], four dumps) and returns the steps in the
 //! only order the kernel accepts; [`Netcfg::ensure`] applies them, undoes them if one fails, and reads back what was done, because the
 //! kernel silently ignores options it does not know. What the spec does not name is never touched.
 //!
@@ -32,7 +32,7 @@
 //! Needs `CAP_NET_ADMIN` (and `CAP_NET_RAW` to announce) in the network namespace; modules `bonding` and `8021q` are loaded when a spec
 //! needs them and `modprobe` is there.
 //!
-//! Not yet: bridges, traffic shaping, commit-confirm.
+//! Not yet: traffic shaping.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -44,9 +44,14 @@ pub mod export;
 pub mod fake;
 mod floating;
 pub mod interfaces;
+mod kinds;
 pub mod lint;
 mod name;
+mod names;
+mod parameter;
 mod plan;
+mod probe;
+mod route;
 mod spec;
 mod state;
 #[allow(unsafe_code)]
@@ -66,10 +71,18 @@ pub use bond::{BondAttribute, BondChange, BondMoment, BondOptionInfo, BondOption
 pub use error::{Error, Result};
 pub use floating::FloatingAddr;
 pub use host::{Deadline, Host, IfName, Plan, Watch};
+pub use kinds::{BridgeAttribute, BridgeSpec, MacvlanMode, VlanFlag, VlanProtocol, VlanSpec};
 pub use name::{Prefix, VlanId};
+pub use names::CardMatch;
+pub use parameter::{SysctlBound, SysctlSpec};
 pub use plan::{Step, diff, removal};
-pub use spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec, SysctlBound, SysctlSpec};
-pub use state::{AddressState, BondState, LinkKindState, LinkState, NetState, RouteState};
+pub use probe::{Obstacle, PathReport, probe_path};
+pub use route::{AddressSpec, Lifetime, RouteSpec, RuleSpec};
+pub use spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec, Recreate};
+pub use state::{
+    AddressState, Aggregator, BondHealth, BondPortState, BondState, LinkKindState, LinkState, MiiStatus,
+    NetState, RouteState, VlanState,
+};
 pub use watch::Event;
 
 /// The network of a machine; the handle of this crate.
@@ -104,7 +117,8 @@ impl Netcfg {
         self
     }
 
-    /// Reads all links with their addresses, and the routes of the main table: `ip -d addr`, `ip route`. Three dumps, however many links.
+    /// Reads all links with their addresses, the routes and the rules: `ip -d addr`, `ip route show table all`,
+    /// `ip rule`. Four dumps, however many links.
     ///
     /// # Errors
     /// The kernel's tables cannot be read.
@@ -127,10 +141,13 @@ impl Netcfg {
             }
         }
         state.routes = Self::routes_of(&mut socket, deadline)?;
+        for reply in socket.dump(&wire::rule::dump(), deadline).map_err(Error::Read)? {
+            state.rules.extend(wire::rule::parse(&reply)?);
+        }
         Ok(state)
     }
 
-    /// The routes of the main table.
+    /// The routes of all tables but the kernel's own.
     pub(crate) fn routes(&self) -> Result<Vec<RouteState>> {
         let mut socket = self.host.nl().open(Protocol::Route).map_err(Error::Read)?;
         Self::routes_of(&mut socket, Deadline::after(self.timeout))
@@ -225,8 +242,10 @@ impl Netcfg {
     fn load_modules(&self, plan: &Plan<Step>) -> Result<()> {
         let deadline = Deadline::after(self.timeout);
         let wanted = |step: &Step| match step {
-            Step::CreateBond { .. } => Some(Module::BONDING),
-            Step::CreateVlan { .. } => Some(Module::VLAN),
+            Step::CreateLink { kind: LinkKind::Bond(_), .. } => Some(Module::BONDING),
+            Step::CreateLink { kind: LinkKind::Vlan(_), .. } => Some(Module::VLAN),
+            Step::CreateLink { kind: LinkKind::Dummy, .. } => Some(Module::DUMMY),
+            // The kernel loads the others by itself (`rtnl-link-KIND`).
             _ => None,
         };
         let mut modules: Vec<Module> = plan.steps().iter().filter_map(wanted).collect();
@@ -286,7 +305,9 @@ impl Netcfg {
                 reason: "it is a network card; only bonds, VLANs and other software links can be deleted"
                     .to_owned(),
             }),
-            Some(_) => self.apply(Plan::new(vec![Step::DeleteLink { name: name.clone() }])).map(|_| true),
+            Some(_) => {
+                self.apply(Plan::new(vec![Step::DeleteLink { name: name.clone(), was: None }])).map(|_| true)
+            }
         }
     }
 

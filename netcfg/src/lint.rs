@@ -78,7 +78,7 @@ pub fn spec(spec: &NetSpec, sysctls: &BTreeMap<String, String>, portals: &[IfNam
         if let LinkKind::Bond(bond) = &link.kind {
             lint_bond(spec, link, bond, sysctls, &mut found);
         }
-        if let (LinkKind::Vlan { parent, .. }, Some(mtu)) = (&link.kind, link.mtu)
+        if let (Some(parent), Some(mtu)) = (link.kind.parent(), link.mtu)
             && let Some(below) = spec.link(parent).and_then(|parent| parent.mtu).filter(|below| *below < mtu)
         {
             let text = format!("mtu {mtu} is above the {below} of {parent} below it; raise that");
@@ -105,7 +105,7 @@ pub fn spec(spec: &NetSpec, sysctls: &BTreeMap<String, String>, portals: &[IfNam
     let addresses: Vec<(&str, Prefix)> = spec
         .links
         .iter()
-        .flat_map(|link| link.addresses.iter().map(|address| (link.name.as_str(), *address)))
+        .flat_map(|link| link.addresses.iter().map(|address| (link.name.as_str(), address.prefix)))
         .collect();
     let value = |key: &str| value_of(spec, sysctls, key);
     shared_networks(&addresses, &value, &mut found);
@@ -143,7 +143,7 @@ pub fn state(state: &NetState, sysctls: &BTreeMap<String, String>) -> Vec<Findin
             }
         }
         // A VLAN can be left above its parent, or a bond above a VLAN that shrank with its parent.
-        if matches!(link.kind, LinkKindState::Vlan { .. })
+        if matches!(link.kind, LinkKindState::Vlan(_) | LinkKindState::Macvlan(_))
             && let Some(below) = link.lower.and_then(|lower| state.links.get(&lower))
             && link.mtu > below.mtu
         {
@@ -222,8 +222,7 @@ fn carried_by<'a>(spec: &'a NetSpec, name: &'a IfName) -> Option<(&'a IfName, &'
     for _ in 0..=spec.links.len() {
         match &spec.link(at)?.kind {
             LinkKind::Bond(bond) => return Some((at, bond)),
-            LinkKind::Vlan { parent, .. } => at = parent,
-            LinkKind::Existing => return None,
+            kind => at = kind.parent()?,
         }
     }
     None

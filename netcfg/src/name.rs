@@ -39,6 +39,22 @@ impl Prefix {
         }
     }
 
+    /// The network it is in: the address with all bits behind the prefix cleared.
+    #[must_use]
+    pub fn network(&self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
+                IpAddr::V4((u32::from(address) & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
+                IpAddr::V6((u128::from(address) & mask).into())
+            }
+        };
+        Self { address, length: self.length }
+    }
+
     /// Whether the other address lies in this one's network.
     #[must_use]
     pub fn contains(&self, other: IpAddr) -> bool {
@@ -143,6 +159,9 @@ mod tests {
         assert!(
             !net.contains("10.1.25.1".parse().expect("good")) && !net.contains("::1".parse().expect("good"))
         );
+        assert_eq!(net.network().to_string(), "10.1.24.0/24");
+        let six: Prefix = "fd00::1:2:3/64".parse().expect("good");
+        assert_eq!((six.network().to_string().as_str(), net.network().length), ("fd00::/64", 24));
         let all: Prefix = "::/0".parse().expect("good");
         assert!(all.contains("fe80::1".parse().expect("good")));
         for bad in ["10.0.0.1", "10.0.0.1/33", "::1/129", "10.0.0/8", "x/8"] {

@@ -6,6 +6,10 @@ use std::time::Duration;
 use host::IfName;
 
 use crate::bond::{BondAttribute, BondOptions, BondValue};
+use crate::kinds::{BridgeSpec, MacvlanMode, VlanSpec};
+use crate::names::CardMatch;
+use crate::parameter::SysctlSpec;
+use crate::route::{AddressSpec, RouteSpec, RuleSpec};
 use crate::{Prefix, VlanId};
 
 /// The network of a machine, as far as it is to be ruled. What it does not name is never touched.
@@ -17,6 +21,27 @@ pub struct NetSpec {
     pub links: Vec<LinkSpec>,
     /// Kernel parameters, written before the links.
     pub sysctls: Vec<SysctlSpec>,
+    /// Rules that choose a table of routes. Others that the machine has are left alone.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub rules: Vec<RuleSpec>,
+    /// What happens to a link that can become what is wanted only by being deleted and made anew.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub recreate: Recreate,
+    /// Addresses of this machine whose links no step may take away or down: the one through which its administrator is connected.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub protected: Vec<IpAddr>,
+}
+
+/// Whether a plan may delete a link and make it anew, where the kernel cannot change the living one: a VLAN's number, protocol or parent, a
+/// bond's mode, a link of another kind. Connections through it are dropped meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Recreate {
+    /// It is refused, with what would have to go.
+    #[default]
+    Never,
+    /// Where it must be, and whatever of the spec stands on it too; refused if something stands on it that the spec does not name.
+    WhereNeeded,
 }
 
 impl NetSpec {
@@ -34,10 +59,68 @@ impl NetSpec {
         self
     }
 
+    /// Adds a rule; `ip rule add`.
+    #[must_use]
+    pub fn with_rule(mut self, rule: RuleSpec) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    /// Lets links be deleted and made anew where they must be.
+    #[must_use]
+    pub fn with_recreation(mut self) -> Self {
+        self.recreate = Recreate::WhereNeeded;
+        self
+    }
+
+    /// Protects the link that has this address, and all it stands on, from every step that would cut a connection.
+    #[must_use]
+    pub fn with_protected(mut self, address: IpAddr) -> Self {
+        self.protected.push(address);
+        self
+    }
+
+    /// Routes what leaves with a portal's address through the portal's own link: a table of its own with the portal's network and, if there
+    /// is one, a gateway, and a rule that sends the address there. Without it the answers of two portals in one network leave through
+    /// whichever link the main table prefers. The table's number, 1 to 252, is the rule's priority too.
+    ///
+    /// # Errors
+    /// The link is not in the spec or has not this address, or the table's number is out of range.
+    pub fn with_source_routing(
+        mut self,
+        link: &IfName,
+        portal: IpAddr,
+        gateway: Option<IpAddr>,
+        table: u32,
+    ) -> Result<Self, host::ParseError> {
+        let bad =
+            |reason: &str| host::ParseError::new("source routing", format!("{portal} on {link}"), reason);
+        if !(1..=252).contains(&table) {
+            return Err(bad("a table of one's own has a number from 1 to 252"));
+        }
+        let found = self.links.iter_mut().find(|spec| spec.name == *link);
+        let spec = found.ok_or_else(|| bad("the link is not in the spec"))?;
+        let prefix = spec.addresses.iter().map(|a| a.prefix).find(|prefix| prefix.address == portal);
+        let prefix = prefix.ok_or_else(|| bad("the link has not this address in the spec"))?;
+        spec.routes.push(RouteSpec::new(prefix.network(), None).with_table(table).with_source(portal));
+        if let Some(gateway) = gateway {
+            spec.routes.push(RouteSpec::default_via(gateway).with_table(table));
+        }
+        let alone = Prefix { address: portal, length: if portal.is_ipv4() { 32 } else { 128 } };
+        self.rules.push(RuleSpec::from(table, alone, table));
+        Ok(self)
+    }
+
     /// The link of a name.
     #[must_use]
     pub fn link(&self, name: &IfName) -> Option<&LinkSpec> {
         self.links.iter().find(|link| &link.name == name)
+    }
+
+    /// The bond or bridge that has a link as its port.
+    #[must_use]
+    pub fn controller_of(&self, port: &IfName) -> Option<&IfName> {
+        self.links.iter().find(|link| link.kind.ports().contains(port)).map(|link| &link.name)
     }
 
     /// The bond that has a link as its port.
@@ -59,35 +142,71 @@ pub struct LinkSpec {
     pub name: IfName,
     /// What it is.
     pub kind: LinkKind,
+    /// What a network card is known by: it is given this name, whatever it was called. `None` takes the card that has the name.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub card: Option<CardMatch>,
     /// Its MTU in bytes; `None` leaves it as it is, or as the kernel makes it. A bond sets its ports' MTU to its own.
     pub mtu: Option<u32>,
     /// Its addresses. Others that it has are left alone.
-    pub addresses: Vec<Prefix>,
+    pub addresses: Vec<AddressSpec>,
     /// Routes through it.
     pub routes: Vec<RouteSpec>,
 }
 
 impl LinkSpec {
-    fn of(name: IfName, kind: LinkKind) -> Self {
-        Self { name, kind, mtu: None, addresses: Vec::new(), routes: Vec::new() }
+    /// A link of any kind.
+    #[must_use]
+    pub fn new(name: IfName, kind: LinkKind) -> Self {
+        Self { name, kind, card: None, mtu: None, addresses: Vec::new(), routes: Vec::new() }
     }
 
     /// An interface that is there (a network card): it is brought up, given its MTU and addresses, never made or deleted.
     #[must_use]
     pub fn existing(name: IfName) -> Self {
-        Self::of(name, LinkKind::Existing)
+        Self::new(name, LinkKind::Existing)
+    }
+
+    /// A network card that is known by its hardware address or place, and gets this name: a USB card that comes back as `eth3` is found
+    /// again. `/etc/udev/rules.d/70-persistent-net.rules`; see [`CardMatch::link_file`] for the next boot.
+    #[must_use]
+    pub fn card(name: IfName, card: CardMatch) -> Self {
+        Self { card: Some(card), ..Self::new(name, LinkKind::Existing) }
     }
 
     /// A VLAN on another link; `ip link add link PARENT name NAME type vlan id ID`.
     #[must_use]
     pub fn vlan(name: IfName, parent: IfName, id: VlanId) -> Self {
-        Self::of(name, LinkKind::Vlan { parent, id })
+        Self::new(name, LinkKind::Vlan(VlanSpec::new(parent, id)))
     }
 
     /// A bond; `ip link add NAME type bond`.
     #[must_use]
     pub fn bond(name: IfName, bond: BondSpec) -> Self {
-        Self::of(name, LinkKind::Bond(bond))
+        Self::new(name, LinkKind::Bond(bond))
+    }
+
+    /// A bridge; `ip link add NAME type bridge`.
+    #[must_use]
+    pub fn bridge(name: IfName, bridge: BridgeSpec) -> Self {
+        Self::new(name, LinkKind::Bridge(bridge))
+    }
+
+    /// One end of a veth pair; `ip link add NAME type veth peer name PEER`. The peer may have an entry of its own that names this one.
+    #[must_use]
+    pub fn veth(name: IfName, peer: IfName) -> Self {
+        Self::new(name, LinkKind::Veth { peer })
+    }
+
+    /// A macvlan: another hardware address on a card; `ip link add link PARENT name NAME type macvlan mode MODE`.
+    #[must_use]
+    pub fn macvlan(name: IfName, parent: IfName, mode: MacvlanMode) -> Self {
+        Self::new(name, LinkKind::Macvlan { parent, mode })
+    }
+
+    /// A link that leads nowhere and is always up; `ip link add NAME type dummy`.
+    #[must_use]
+    pub fn dummy(name: IfName) -> Self {
+        Self::new(name, LinkKind::Dummy)
     }
 
     /// Sets the MTU in bytes. The kernel refuses values outside the device's own range, which the plan checks first.
@@ -100,6 +219,13 @@ impl LinkSpec {
     /// Adds an address; `ip addr add`.
     #[must_use]
     pub fn with_address(mut self, address: Prefix) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Adds an address with more to be said of it: a lifetime, no route to its network.
+    #[must_use]
+    pub fn with_address_spec(mut self, address: AddressSpec) -> Self {
         self.addresses.push(address);
         self
     }
@@ -119,15 +245,62 @@ impl LinkSpec {
 pub enum LinkKind {
     /// An interface that is there and stays.
     Existing,
-    /// 802.1Q VLAN. Parent and number cannot be changed on a living VLAN: a change is "delete and make anew".
-    Vlan {
-        /// The link it is on.
-        parent: IfName,
-        /// Its number.
-        id: VlanId,
-    },
+    /// A VLAN.
+    Vlan(VlanSpec),
     /// A bond.
     Bond(BondSpec),
+    /// A bridge.
+    Bridge(BridgeSpec),
+    /// One end of a veth pair.
+    Veth {
+        /// The other end.
+        peer: IfName,
+    },
+    /// Another hardware address on a card (`drivers/net/macvlan.c`). The parent of a living one cannot change.
+    Macvlan {
+        /// The card.
+        parent: IfName,
+        /// How it deals with its siblings.
+        mode: MacvlanMode,
+    },
+    /// A link that leads nowhere (`drivers/net/dummy.c`).
+    Dummy,
+}
+
+impl LinkKind {
+    /// The link it stands on: a VLAN's or macvlan's parent.
+    #[must_use]
+    pub fn parent(&self) -> Option<&IfName> {
+        match self {
+            Self::Vlan(vlan) => Some(&vlan.parent),
+            Self::Macvlan { parent, .. } => Some(parent),
+            _ => None,
+        }
+    }
+
+    /// The ports of a bond or bridge.
+    #[must_use]
+    pub fn ports(&self) -> &[IfName] {
+        match self {
+            Self::Bond(bond) => &bond.ports,
+            Self::Bridge(bridge) => &bridge.ports,
+            _ => &[],
+        }
+    }
+
+    /// The kernel's word for it; `None` for a card.
+    #[must_use]
+    pub fn word(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Existing => return None,
+            Self::Vlan(_) => "vlan",
+            Self::Bond(_) => "bond",
+            Self::Bridge(_) => "bridge",
+            Self::Veth { .. } => "veth",
+            Self::Macvlan { .. } => "macvlan",
+            Self::Dummy => "dummy",
+        })
+    }
 }
 
 /// How a bond spreads and guards its traffic (`drivers/net/bonding`).
@@ -289,166 +462,5 @@ impl BondSpec {
     #[must_use]
     pub fn number(&self, option: BondAttribute) -> Option<u32> {
         crate::bond::number(&self.options, option)
-    }
-}
-
-/// A route through a link, in the main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct RouteSpec {
-    /// Where it leads; `None` is the default route.
-    pub destination: Option<Prefix>,
-    /// The next hop; `None` for a directly connected network.
-    pub gateway: Option<IpAddr>,
-}
-
-impl RouteSpec {
-    /// The default route; `ip route add default via GATEWAY`.
-    #[must_use]
-    pub fn default_via(gateway: IpAddr) -> Self {
-        Self { destination: None, gateway: Some(gateway) }
-    }
-
-    /// A route to a network; `ip route add DESTINATION via GATEWAY`.
-    #[must_use]
-    pub fn new(destination: Prefix, gateway: Option<IpAddr>) -> Self {
-        Self { destination: Some(destination), gateway }
-    }
-}
-
-/// A kernel parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct SysctlSpec {
-    /// Its name with dots, as `sysctl` takes it; a dot inside an interface's name is written as a slash (`net.ipv4.conf.eth0/5.rp_filter`).
-    pub key: String,
-    /// Its value; several numbers are separated by blanks.
-    pub value: String,
-    /// Whether a larger value of the machine is left as it is.
-    pub bound: SysctlBound,
-    /// Whether it is set even if that is known to do harm ([`sysctl::explain`](crate::sysctl::explain)).
-    #[cfg_attr(feature = "serde", serde(default))]
-    pub force: bool,
-}
-
-/// How a [`SysctlSpec`] is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-pub enum SysctlBound {
-    /// Exactly this value.
-    #[default]
-    Exactly,
-    /// At least this, number by number: a machine that has more keeps it.
-    AtLeast,
-}
-
-impl SysctlSpec {
-    /// A parameter that is to have exactly this value; `sysctl -w KEY=VALUE`.
-    ///
-    /// # Errors
-    /// The key leads out of `/proc/sys` or is empty.
-    pub fn exactly(key: impl Into<String>, value: impl Into<String>) -> Result<Self, host::ParseError> {
-        Self::of(key.into(), value.into(), SysctlBound::Exactly)
-    }
-
-    /// A parameter that is to have at least this value.
-    ///
-    /// # Errors
-    /// As [`exactly`](Self::exactly), or the value is not made of numbers.
-    pub fn at_least(key: impl Into<String>, value: impl Into<String>) -> Result<Self, host::ParseError> {
-        Self::of(key.into(), value.into(), SysctlBound::AtLeast)
-    }
-
-    fn of(key: String, value: String, bound: SysctlBound) -> Result<Self, host::ParseError> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
-        if key.is_empty()
-            || !key.bytes().all(allowed)
-            || key.split('.').any(str::is_empty)
-            || key.contains("//")
-        {
-            return Err(host::ParseError::new(
-                "sysctl name",
-                key,
-                "write it with dots, for example net.core.rmem_max",
-            ));
-        }
-        let numbers = value.split_whitespace().all(|word| word.parse::<i64>().is_ok());
-        if value.trim().is_empty() || (bound == SysctlBound::AtLeast && !numbers) {
-            return Err(host::ParseError::new(
-                "sysctl value",
-                value,
-                "one or more numbers, separated by blanks",
-            ));
-        }
-        Ok(Self { key, value: value.split_whitespace().collect::<Vec<_>>().join(" "), bound, force: false })
-    }
-
-    /// Sets it even if that is known to do harm.
-    #[must_use]
-    pub fn forced(mut self) -> Self {
-        self.force = true;
-        self
-    }
-
-    /// The file below `/proc/sys`.
-    #[must_use]
-    pub fn path(&self) -> String {
-        let swapped: String = self
-            .key
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect();
-        format!("/proc/sys/{swapped}")
-    }
-
-    /// The value to write over `current`; `None` if nothing needs to be written.
-    #[must_use]
-    pub fn wanted_over(&self, current: &str) -> Option<String> {
-        let now: Vec<_> = current.split_whitespace().collect();
-        let want: Vec<_> = self.value.split_whitespace().collect();
-        let chosen: Vec<&str> = match self.bound {
-            SysctlBound::Exactly => want,
-            SysctlBound::AtLeast => {
-                let larger = |(index, w): (usize, &&'_ str)| {
-                    let have = now.get(index).and_then(|n| n.parse::<i64>().ok());
-                    match (have, w.parse::<i64>()) {
-                        (Some(have), Ok(wanted)) if have >= wanted => index < now.len(),
-                        _ => false,
-                    }
-                };
-                let keep: Vec<bool> = want.iter().enumerate().map(larger).collect();
-                want.iter()
-                    .enumerate()
-                    .map(|(i, w)| match keep.get(i) {
-                        Some(true) => now.get(i).copied().unwrap_or(w),
-                        _ => w,
-                    })
-                    .collect()
-            }
-        };
-        (chosen != now).then(|| chosen.join(" "))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_floor_keeps_what_is_larger_number_by_number() {
-        let floor = SysctlSpec::at_least("net.ipv4.tcp_rmem", "131072 524288 33554432").expect("good");
-        assert_eq!(floor.wanted_over("4096\t131072\t67108864\n").as_deref(), Some("131072 524288 67108864"));
-        assert_eq!(floor.wanted_over("131072 524288 33554432"), None);
-        let exact = SysctlSpec::exactly("net.ipv4.conf.eth0/5.rp_filter", "2").expect("good");
-        assert_eq!(exact.path(), "/proc/sys/net/ipv4/conf/eth0.5/rp_filter");
-        assert_eq!((exact.wanted_over("2\n"), exact.wanted_over("1").as_deref()), (None, Some("2")));
-        assert!(SysctlSpec::exactly("a..b", "1").is_err() && SysctlSpec::exactly("", "1").is_err());
-        assert!(SysctlSpec::at_least("kernel.core_pattern", "core").is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::spec::{SysctlBound, SysctlSpec};
+use crate::parameter::{SysctlBound, SysctlSpec};
 
 /// What is to be thought of setting a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

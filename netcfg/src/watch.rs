@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use host::nl::{Error as NlError, Protocol, Reply, Socket, flags};
 use host::{Deadline, Watch};
@@ -61,16 +60,16 @@ pub enum Event {
         /// The address.
         address: AddressState,
     },
-    /// A route was added to the main table.
+    /// A route was added.
     RouteAdded(RouteState),
-    /// A route is gone from the main table.
+    /// A route is gone.
     RouteRemoved(RouteState),
     /// Messages were lost; the state was read again. The events that follow lead from the last known state to it.
     Resynchronised,
 }
 
 impl Netcfg {
-    /// Watches links, addresses and the routes of the main table. `ip monitor`, without losing anything.
+    /// Watches links, addresses and routes. `ip monitor`, without losing anything.
     ///
     /// The first event is the whole state. What happens while that is read may be told again after it: the last event about an object is
     /// right. Read until [`next_before`](Watch::next_before) with a deadline that is over gives `None` before polling the descriptor: several
@@ -178,7 +177,9 @@ impl Source {
 
     fn address_added(&mut self, index: u32, address: AddressState) {
         let Some(link) = self.state.links.get_mut(&index) else { return };
-        if link.addresses.contains(&address) {
+        // A lifetime runs down by itself.
+        let same = |known: &AddressState| AddressState { lifetime: address.lifetime, ..*known } == address;
+        if link.addresses.iter().any(same) {
             return;
         }
         match link.addresses.iter_mut().find(|known| known.prefix == address.prefix) {
@@ -215,14 +216,7 @@ impl Source {
     /// Messages were lost: reads everything again.
     fn start_over(&mut self) -> Result<()> {
         log::debug!("netcfg: events were lost; reading the state again");
-        // What is still in the buffer is older than what was lost: taken after the reading, it would bring back the past.
-        loop {
-            match self.socket.event(Deadline::after(Duration::ZERO)) {
-                Ok(None) => break,
-                Ok(Some(_)) | Err(NlError::Overrun) => {}
-                Err(error) => return Err(Error::Read(error)),
-            }
-        }
+        self.socket.drain().map_err(Error::Read)?;
         let fresh = self.net.list()?;
         self.out.push_back(Event::Resynchronised);
         let gone: Vec<u32> =

@@ -41,6 +41,10 @@ fn link<'a>(spec: &'a NetSpec, name: &str) -> &'a netcfg::LinkSpec {
     spec.link(&name.parse().expect("name")).unwrap_or_else(|| panic!("no {name}"))
 }
 
+fn prefix(text: &str) -> netcfg::Prefix {
+    text.parse().expect("address")
+}
+
 fn good(text: &str) -> Imported {
     import("interfaces", text).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -54,15 +58,15 @@ fn a_node_of_many_cables_is_read_whole_and_written_back() {
         (link(&spec, "int3").mtu, link(&spec, "int3.2").mtu, link(&spec, "int3.26").mtu),
         (Some(9000), Some(1500), Some(9000))
     );
-    let LinkKind::Vlan { parent, id } = &link(&spec, "int6.29").kind else { panic!("no VLAN") };
-    assert_eq!((parent.as_str(), id.get()), ("int6", 29));
+    let LinkKind::Vlan(vlan) = &link(&spec, "int6.29").kind else { panic!("no VLAN") };
+    assert_eq!((vlan.parent.as_str(), vlan.id.get()), ("int6", 29));
     let management = link(&spec, "bond_vlan2");
     let LinkKind::Bond(bond) = &management.kind else { panic!("no bond") };
     assert_eq!((bond.mode, bond.ports.len()), (BondMode::ActiveBackup, 6));
     assert_eq!(bond.primary.as_ref().map(|p| p.as_str()), Some("int1.2"));
     let number = |option| bond.number(option);
     assert_eq!((number(BondAttribute::Miimon), number(BondAttribute::UpDelay)), (Some(100), Some(200)));
-    assert_eq!(management.addresses, ["10.1.0.100/24".parse().expect("address")]);
+    assert_eq!(management.addresses, [prefix("10.1.0.100/24").into()]);
     assert_eq!(management.routes, [RouteSpec::default_via("10.1.0.1".parse().expect("address"))]);
     let LinkKind::Bond(replication) = &link(&spec, "bond_drbd").kind else { panic!("no bond") };
     assert_eq!((replication.mode, replication.options.len()), (BondMode::BalanceRr, 0));
@@ -88,7 +92,7 @@ fn keys_of_all_ages_mean_the_same() {
     assert_eq!(bond.number(BondAttribute::XmitHashPolicy), Some(1));
     assert_eq!(bond.ports.iter().map(|p| p.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(bond.primary.as_ref().map(|p| p.as_str()), Some("a"));
-    assert_eq!(link(&spec, "vlan24").addresses, ["10.1.24.1/24".parse().expect("address")]);
+    assert_eq!(link(&spec, "vlan24").addresses, [prefix("10.1.24.1/24").into()]);
     assert_eq!(link(&spec, "vlan24").routes.len(), 1);
     assert_eq!(link(&spec, "san25").mtu, Some(9000));
     assert!(matches!(link(&spec, "eth9").kind, LinkKind::Existing), "the raw device comes up too");

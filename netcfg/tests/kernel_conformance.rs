@@ -1,6 +1,12 @@
 //! The conformance checks on the kernel of a lab guest, and what `ip` says of the result.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_types)] // It is a test.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_types,
+    clippy::indexing_slicing
+)] // It is a test.
 
 mod conformance;
 
@@ -8,7 +14,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netcfg::{BondMode, BondSpec, Deadline, Event, FloatingAddr, Host, IfName, LinkSpec, NetSpec, Netcfg};
+use netcfg::{
+    BondMode, BondSpec, Deadline, Event, FloatingAddr, Host, IfName, LinkSpec, NetSpec, Netcfg, Obstacle,
+    probe_path,
+};
 
 fn in_guest() -> bool {
     let line = Host::live().tree().read("/proc/cmdline").unwrap_or_default();
@@ -37,6 +46,11 @@ fn main() -> ExitCode {
     trials.push(Trial::test("ip_shows_what_we_made", ip_agrees).with_ignored_flag(!ready));
     trials.push(Trial::test("a_watch_tells_of_a_failover", failover).with_ignored_flag(!ready));
     trials.push(Trial::test("an_announcement_leaves_the_machine", announcement).with_ignored_flag(!ready));
+    trials.push(Trial::test("somebody_who_has_the_address_is_found", duplicate).with_ignored_flag(!ready));
+    // busybox's ip knows no namespaces.
+    let namespaces = ready && has_netns();
+    trials.push(Trial::test("a_hole_for_large_packets_is_named", black_hole).with_ignored_flag(!namespaces));
+    trials.push(Trial::test("a_neighbour_learns_of_a_claim_at_once", learned).with_ignored_flag(!namespaces));
     if !ready {
         println!("kernel tests are ignored here: they need a lab guest, run `lab test netcfg`");
     }
@@ -127,4 +141,128 @@ fn announcement() -> Result<(), Failed> {
     address.release(&host)?;
     assert!(after >= before + 2, "{before} -> {after}");
     Ok(())
+}
+
+fn has_netns() -> bool {
+    Command::new("ip").args(["netns", "list"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn duplicate() -> Result<(), Failed> {
+    let (host, (a, b)) = (Host::live(), cards()?);
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string())?;
+    let net = Netcfg::on(&host)?;
+    let (near, far): (IfName, IfName) = ("near".parse()?, "far".parse()?);
+    let pair = NetSpec::default().with_link(LinkSpec::veth(near.clone(), far.clone())).with_link(
+        LinkSpec::veth(far.clone(), near.clone())
+            .with_address("10.90.0.1/24".parse()?)
+            .with_address_spec(netcfg::AddressSpec::new("fd00:90::1/64".parse()?).without_dad()),
+    );
+    net.ensure(&pair)?;
+    net.wait_ready(&[near.clone(), far.clone()], Deadline::after(Duration::from_secs(20)))?;
+    let owner = net.get(&far)?.ok_or("no far end")?.mac;
+    let patience = Duration::from_secs(6);
+    for (taken, free) in [("10.90.0.1/24", "10.90.0.2/24"), ("fd00:90::1/64", "fd00:90::2/64")] {
+        let found = FloatingAddr::new(near.clone(), taken.parse()?).probe(&host, patience)?;
+        assert_eq!(found.map(|mac| mac.to_vec()), Some(owner.clone()), "{taken}");
+        let nobody =
+            FloatingAddr::new(near.clone(), free.parse()?).probe(&host, Duration::from_millis(600))?;
+        assert_eq!(nobody, None, "{free}");
+    }
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
+}
+
+/// This machine, a switch and a peer, as namespaces: `here` - `sw0` bridge `sw1` - `there`.
+fn laid_out() -> Result<(), Failed> {
+    // What a test before left when it failed.
+    laid_away()?;
+    for line in [
+        "netns add switch",
+        "netns add peer",
+        "link add here mtu 9000 type veth peer name sw0 mtu 9000 netns switch",
+        "-n switch link add sw1 mtu 9000 type veth peer name there mtu 9000 netns peer",
+        "-n switch link add br0 type bridge forward_delay 0",
+        "-n switch link set sw0 master br0 up",
+        "-n switch link set sw1 master br0 up",
+        "-n switch link set br0 up",
+        "-n peer addr add 10.91.0.2/24 dev there",
+        "-n peer addr add fd00:91::2/64 dev there nodad",
+        "-n peer link set there up",
+        "addr add 10.91.0.1/24 dev here",
+        "addr add fd00:91::1/64 dev here nodad",
+        "link set here up",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let output = Command::new("ip").args(&words).output()?;
+        if !output.status.success() {
+            return Err(format!("ip {line}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+    }
+    let net = Netcfg::on(&Host::live())?;
+    Ok(net.wait_ready(&["here".parse()?], Deadline::after(Duration::from_secs(20)))?)
+}
+
+fn laid_away() -> Result<(), Failed> {
+    for name in ["switch", "peer"] {
+        ip(&["netns", "del", name])?;
+    }
+    ip(&["link", "del", "here"])?;
+    Ok(())
+}
+
+fn black_hole() -> Result<(), Failed> {
+    laid_out()?;
+    let host = Host::live();
+    let patience = Duration::from_millis(700);
+    for peer in ["10.91.0.2", "fd00:91::2"] {
+        let peer = peer.parse()?;
+        let ask = |wanted: u32| probe_path(&host, peer, wanted, None, patience);
+        assert!(ask(9000)?.is_good(), "{}", ask(9000)?);
+        ip(&["-n", "switch", "link", "set", "sw1", "mtu", "1500"])?;
+        let report = ask(9000)?;
+        // A bridge leaves room for a tag: it passes on 4 bytes more than its port's MTU (is_skb_forwardable).
+        assert_eq!((report.passes, &report.obstacle), (1504, &Some(Obstacle::BlackHole)), "{report}");
+        ip(&["-n", "switch", "link", "set", "sw1", "mtu", "9000"])?;
+        ip(&["link", "set", "here", "mtu", "1400"])?;
+        let report = ask(9000)?;
+        assert_eq!(
+            (report.passes, &report.obstacle),
+            (1400, &Some(Obstacle::OwnLink { mtu: 1400 })),
+            "{report}"
+        );
+        ip(&["link", "set", "here", "mtu", "9000"])?;
+    }
+    let report = probe_path(&host, "10.91.0.77".parse()?, 9000, None, Duration::from_millis(200))?;
+    assert_eq!(report.obstacle, Some(Obstacle::Unreachable), "{report}");
+    laid_away()
+}
+
+fn learned() -> Result<(), Failed> {
+    laid_out()?;
+    let host = Host::live();
+    let mac = host.tree().read("/sys/class/net/here/address")?.trim().to_owned();
+    let mut took = Vec::new();
+    for number in 50..55 {
+        let address = format!("10.91.0.{number}");
+        // The peer knows it at another machine.
+        let known =
+            ["neigh", "replace", &address, "lladdr", "02:00:00:00:00:99", "dev", "there", "nud", "reachable"];
+        ip(&[&["-n", "peer"], &known[..]].concat())?;
+        let floating = FloatingAddr::new("here".parse()?, format!("{address}/24").parse()?);
+        let claimed = std::time::Instant::now();
+        floating.claim(&host)?;
+        floating.announce(&host)?;
+        let deadline = Deadline::after(Duration::from_secs(30));
+        while !ip(&["-n", "peer", "neigh", "show", &address])?.contains(&mac) {
+            assert!(!deadline.is_over(), "the peer has not learnt it");
+        }
+        took.push(claimed.elapsed());
+        floating.release(&host)?;
+    }
+    took.sort();
+    println!(
+        "from claim to the peer's new neighbour entry, with the asking: median {:?}, longest {:?}",
+        took[2], took[4]
+    );
+    assert!(took[4] < Duration::from_secs(10), "{took:?}");
+    laid_away()
 }

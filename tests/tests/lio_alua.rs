@@ -180,7 +180,7 @@ impl Pair {
 
     /// Waits until multipathd sees as many paths that work and that are on standby.
     fn paths(&self, wanted: [usize; 2]) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let seen = self.run(&self.hv, "multipathd show paths format '%d %t %T %o'")?;
             let count = |word: &str| {

@@ -135,7 +135,7 @@ fn value(section: Kind, at: At<'_>) -> Option<Finding> {
     let good = match known {
         // A resource, whose volume it is; the kernel's number is its minor.
         Known::Row(row) if row.name == "resync-after" => true,
-        Known::Row(row) => row.parse_any(&text),
+        Known::Row(row) => row.parse_any(&text).is_ok(),
         Known::Own(_, Plain::Number { min, max }) => {
             text.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number))
         }

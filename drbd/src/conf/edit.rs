@@ -32,7 +32,7 @@ impl Conf {
         let shown = if is_secret { "***" } else { value };
         if let Known::Row(row) = known
             && row.name != "resync-after"
-            && !row.parse_any(value)
+            && row.parse_any(value).is_err()
         {
             return Err(Error::option(name, shown, format!("it takes {}", row.range_any())));
         }

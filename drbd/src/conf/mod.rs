@@ -16,6 +16,7 @@ mod grammar;
 mod lint;
 mod load;
 mod model;
+mod nine;
 mod write;
 
 use std::fmt;

@@ -102,7 +102,7 @@ pub(super) fn sets(at: At<'_>) -> Vec<Set<'_>> {
 }
 
 /// Enters options over others: of one section the first counts, between sections the later.
-fn overlay<'a>(under: &mut Vec<Set<'a>>, over: Vec<Set<'a>>) {
+pub(super) fn overlay<'a>(under: &mut Vec<Set<'a>>, over: Vec<Set<'a>>) {
     let begin = under.len();
     for set in over {
         let is = |other: &Set<'a>| other.group == set.group && other.name() == set.name();
@@ -361,8 +361,23 @@ fn spec(name: &ResourceName, node: &str, found: &Resolved<'_>) -> Result<Resourc
     spec.net = NetOptions::from_pairs(pairs(Group::Net))?;
     spec.disk = DiskOptions::from_pairs(disk_pairs(&found.sets))?;
     spec.options = ResourceOptions::from_pairs(pairs(Group::Options))?;
+    spec.volumes = volume_specs(name, found, here)?;
+    spec.check()?;
+    Ok(spec)
+}
+
+/// The volumes of a host.
+pub(super) fn volume_specs(
+    name: &ResourceName,
+    found: &Resolved<'_>,
+    here: &Node<'_>,
+) -> Result<Vec<VolumeSpec>> {
+    let mut all = Vec::new();
     for volume in &here.volumes {
-        let at = |reason: &str| wrong(volume.at.place(0), reason);
+        let at = |reason: &str| Error::Spec {
+            name: name.clone(),
+            reason: format!("{}: {reason}", volume.at.place(0)),
+        };
         let minor = Minor::new(volume.minor.ok_or_else(|| at("the volume has no device"))?)?;
         let disk = volume.disk.as_deref().filter(|disk| *disk != "none");
         let disk =
@@ -375,21 +390,20 @@ fn spec(name: &ResourceName, node: &str, found: &Resolved<'_>) -> Result<Resourc
         };
         let mut wanted = VolumeSpec::new(Volume(volume.number), minor, disk).with_meta(meta);
         if !volume.options.is_empty() {
-            let mut all = found.sets.clone();
-            overlay(&mut all, volume.options.clone());
-            wanted.options = Some(DiskOptions::from_pairs(disk_pairs(&all))?);
+            let mut sets = found.sets.clone();
+            overlay(&mut sets, volume.options.clone());
+            wanted.options = Some(DiskOptions::from_pairs(disk_pairs(&sets))?);
         }
-        spec = spec.with_volume(wanted);
+        all.push(wanted);
     }
-    spec.check()?;
-    Ok(spec)
+    Ok(all)
 }
 
-fn disk_pairs<'a>(sets: &'a [Set<'_>]) -> Vec<(&'a str, &'a str)> {
+pub(super) fn disk_pairs<'a>(sets: &'a [Set<'_>]) -> Vec<(&'a str, &'a str)> {
     sets.iter().filter(|set| set.group == Group::Disk).map(|set| (set.name(), &*set.value)).collect()
 }
 
-fn socket_address(family: &str, ip: &str, port: u16) -> Option<SocketAddr> {
+pub(super) fn socket_address(family: &str, ip: &str, port: u16) -> Option<SocketAddr> {
     match family {
         "ipv4" => ip.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)),
         "ipv6" => {

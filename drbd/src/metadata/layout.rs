@@ -17,7 +17,7 @@ const PAGE_SECTORS: u64 = 8;
 /// What a bit of the bitmap stands for.
 const PER_BIT: u64 = 4096;
 /// The place that each index of a shared metadata device has: 128 MiB (`MD_128MB_SECT`).
-const INDEXED: u64 = 128 << 20;
+pub(super) const INDEXED: u64 = 128 << 20;
 /// The largest device (`DRBD_MAX_SECTORS_FLEX`, `include/linux/drbd_limits.h`).
 const LARGEST: u64 = 1 << 50;
 /// drbdmeta looks at so much of a device, and takes none that is smaller.

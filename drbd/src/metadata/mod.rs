@@ -10,7 +10,7 @@ use std::path::Path;
 use host::{Bytes, Host};
 
 use crate::wire::activity_log;
-use crate::wire::superblock::{BLOCK, decode, encode};
+use crate::wire::superblock::{BLOCK, decode, encode, is_07};
 pub use crate::wire::superblock::{Format, Metadata, MetadataFlags, PeerMetadata};
 use crate::{Error, MetaDisk, Minor, Result, Signature, VolumeSpec};
 use disk::Disk;
@@ -64,14 +64,10 @@ impl Metadata {
     /// Reads the metadata of a disk; `None` if it has none. `drbdmeta dump-superblock`, `show-gi`.
     ///
     /// # Errors
-    /// [`Error::Device`] if the disk cannot be read.
+    /// [`Error::Device`] if the disk cannot be read, [`Error::Metadata`] if it has metadata of version 07.
     #[doc(alias = "show-gi")]
     pub fn find(host: &Host, disk: &Path, meta: &MetaDisk) -> Result<Option<Self>> {
-        let device = Disk::open(host, meta.device(disk))?;
-        Ok(superblock(meta, device.size())
-            .map(|place| device.at(place, BLOCK))
-            .transpose()?
-            .and_then(|b| decode(&b)))
+        read(&Disk::open(host, meta.device(disk))?, meta)
     }
 
     /// Makes new metadata of version 08, which declares the disk's data to be of no use: the first connect makes it a copy of the peer's, or
@@ -149,6 +145,28 @@ impl Metadata {
     }
 }
 
+/// The superblock of an open device, `None` if it has none.
+fn read(device: &Disk, meta: &MetaDisk) -> Result<Option<Metadata>> {
+    let place = superblock(meta, device.size());
+    // Version 07 took 128 MiB at the end of a disk, and had its superblock first.
+    let old = match meta {
+        MetaDisk::Internal => place.and_then(|place| (place + layout::PAGE).checked_sub(layout::INDEXED)),
+        _ => place,
+    };
+    if let Some(found) = place.map(|place| device.at(place, BLOCK)).transpose()?.and_then(|b| decode(&b)) {
+        return Ok(Some(found));
+    }
+    match old.map(|place| device.at(place, BLOCK)).transpose()? {
+        Some(block) if is_07(&block) => Err(Error::Metadata {
+            path: device.path().to_path_buf(),
+            reason: "it has metadata of version 07, of DRBD 0.7, which no newer DRBD takes; drbdmeta MINOR v08 DEVICE INDEX create-md \
+                     converts it, Overwrite::Always makes new metadata in its place"
+                .to_owned(),
+        }),
+        _ => Ok(None),
+    }
+}
+
 /// Opens the device that is to get metadata, when nothing speaks against it.
 fn prepare(
     host: &Host,
@@ -170,7 +188,8 @@ fn prepare(
         if let MetaDisk::Indexed(..) = meta {
             // The device is shared: what counts of DRBD's is this place.
             found.retain(|found| found.signature != Signature::Drbd);
-            if decode(&device.at(layout.superblock, BLOCK)?).is_some() {
+            let block = device.at(layout.superblock, BLOCK)?;
+            if decode(&block).is_some() || is_07(&block) {
                 found.push(host::signature::Found::new(Signature::Drbd, layout.superblock));
             }
         }
@@ -187,8 +206,7 @@ fn claim(host: &Host, path: &Path, meta: &MetaDisk) -> Result<Disk> {
     match (Disk::claim(host, path), meta) {
         (Err(Error::DiskInUse { path, source }), MetaDisk::Indexed(..)) => {
             let device = Disk::share(host, &path)?;
-            let block = superblock(meta, device.size()).map(|place| device.at(place, BLOCK)).transpose()?;
-            match block.and_then(|block| decode(&block)) {
+            match read(&device, meta)? {
                 Some(_) => Err(Error::DiskInUse { path, source }),
                 None => Ok(device),
             }
@@ -209,8 +227,7 @@ fn finish(disk: &mut Disk, layout: &Layout, metadata: &Metadata) -> Result<()> {
 impl Place {
     /// The metadata of an open device; an error if its places are not those that follow from the device.
     fn of(disk: Disk, data: &Path, host: &Host, meta: &MetaDisk) -> Result<Option<Self>> {
-        let block = superblock(meta, disk.size()).map(|place| disk.at(place, BLOCK)).transpose()?;
-        let Some(metadata) = block.and_then(|block| decode(&block)) else { return Ok(None) };
+        let Some(metadata) = read(&disk, meta)? else { return Ok(None) };
         let size = match meta {
             MetaDisk::Internal => disk.size(),
             // What it was made for; the disk may have grown since.

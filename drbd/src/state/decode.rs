@@ -84,7 +84,7 @@ fn resource(dialect: Dialect, tree: &mut Tree, name: ResourceName, packet: &Pack
 }
 
 /// A resource of which nothing is known but its name.
-pub(super) fn empty_resource(name: ResourceName) -> ResourceState {
+pub(crate) fn empty_resource(name: ResourceName) -> ResourceState {
     ResourceState {
         name,
         role: Role::Unknown,
@@ -223,6 +223,7 @@ pub(super) fn peer_volume(connection: &mut ConnectionState, volume: Volume) -> O
                 resync: None,
                 verify: None,
                 paused: Paused::default(),
+                options: None,
                 counters: PeerVolumeCounters::default(),
             };
             connection.volumes.insert(place, fresh);
@@ -260,6 +261,9 @@ fn peer_device(dialect: Dialect, state: &mut ResourceState, packet: &Packet<'_>,
         _ => {}
     });
     if dialect == Dialect::Drbd9 {
+        if let Some(conf) = packet.nest(nest::PEER_DEVICE_OPTS) {
+            entry.options.insert(DiskOptions::default()).absorb_9(nest::PEER_DEVICE_OPTS, conf);
+        }
         nine::progress(entry, packet);
     }
 }

@@ -14,7 +14,11 @@ use host::Sectors;
 
 use crate::{DiskOptions, MetaDisk, Minor, NetOptions, ResourceName, ResourceOptions, Volume};
 
+#[cfg(test)]
+pub(crate) use decode::empty_resource;
 pub(crate) use decode::{Tree, absorb, insert_progress, progress_of};
+#[cfg(test)]
+pub(crate) use nine::fresh as fresh_9;
 pub(crate) use proc::insert_verify;
 pub use progress::Progress;
 pub(crate) use progress::Speedometer;
@@ -174,6 +178,8 @@ pub struct PeerVolumeState {
     pub verify: Option<Progress>,
     /// Whether the resync is paused, and by whom.
     pub paused: Paused,
+    /// Options of the volume at this peer: resync speed and the like; `None` in 8.4, where they stand at the disk, and in states from a watch.
+    pub options: Option<DiskOptions>,
     /// Counters, which change all the time.
     pub counters: PeerVolumeCounters,
 }

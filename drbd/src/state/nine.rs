@@ -13,7 +13,7 @@ use crate::wire::{Packet, decode_address, nest};
 use crate::{DiskOptions, NetOptions};
 
 /// A connection of which nothing is known.
-pub(super) fn fresh() -> ConnectionState {
+pub(crate) fn fresh() -> ConnectionState {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     ConnectionState {
         local: nowhere,

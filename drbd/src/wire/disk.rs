@@ -167,7 +167,7 @@ pub(crate) static DISK: &[OptionRow] = &[
         nest::PEER_DEVICE_OPTS,
         8,
         "resync-without-replication",
-        NO,
+        YES,
         "Whether a resync may run between two nodes without a Primary.",
     ),
     beside(nest::PEER_DEVICE_OPTS, 9, "peer-tiebreaker", YES, "Whether a diskless peer counts for quorum."),

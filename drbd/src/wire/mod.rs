@@ -9,8 +9,11 @@ pub(crate) mod activity_log;
 mod capture;
 #[cfg(all(test, feature = "fake"))]
 mod capture_9;
+#[cfg(all(test, feature = "fake"))]
+mod capture_drbd2;
 pub(crate) mod conf;
 pub(crate) mod disk;
+pub(crate) mod drbd2;
 pub(crate) mod dump;
 pub(crate) mod net;
 pub(crate) mod superblock;

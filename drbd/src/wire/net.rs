@@ -168,7 +168,9 @@ pub(crate) static NET: &[OptionRow] = &[
         "The peer is lost: ask a handler to fence it before writing on. 8.4 has it among the options of a disk.",
     )
     .only_9(),
-    row(31, "_name", TEXT, "The name of the peer: drbdsetup shows it and drbdadm makes it.").only_9(),
+    row(31, "_name", TEXT, "The name of the peer: drbdsetup shows it and drbdadm makes it.")
+        .only_9()
+        .once(),
     row(33, "csums-after-crash-only", NO, "csums-alg only after the Primary crashed."),
     row(34,
         "socket-check-timeout",

@@ -139,6 +139,10 @@ impl MetadataFlags {
     }
 }
 
+/// `DRBD_MD_MAGIC_07`: metadata of DRBD 0.7, which no kernel takes any more.
+const MAGIC_07: u32 = 0x8374_026a;
+/// Where it stands, as drbdmeta 9.22 writes it.
+const MAGIC_07_AT: usize = 28;
 /// `DRBD_MD_MAGIC_08` (include/linux/drbd.h).
 const MAGIC_08: u32 = 0x8374_026b;
 /// `DRBD_MD_MAGIC_84_UNCLEAN`: what 8.4 writes while the disk is attached.
@@ -169,6 +173,11 @@ fn long(block: &[u8], at: usize) -> Option<u64> {
 
 fn word(block: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(block.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Whether a block is a superblock of version 07.
+pub(crate) fn is_07(block: &[u8]) -> bool {
+    word(block, MAGIC_07_AT) == Some(MAGIC_07)
 }
 
 /// Reads a superblock; `None` if the magic is not there.

@@ -252,10 +252,25 @@ impl OptionRow {
         }
     }
 
-    /// Whether one generation of DRBD or the other takes a value.
-    pub(crate) fn parse_any(&self, text: &str) -> bool {
-        let nine = self.kind_9.map(|kind| Self { kind, ..*self });
-        self.parse(text).is_ok() || nine.is_some_and(|row| row.parse(text).is_ok())
+    /// Whether DRBD 9 has it in that nest.
+    pub(crate) fn is_in_9(&self, nest: u16) -> bool {
+        self.in_9.is_some_and(|(place, _)| place == nest)
+    }
+
+    /// The option as DRBD 9 has it, if that differs.
+    fn nine(&self) -> Option<Self> {
+        self.kind_9.map(|kind| Self { kind, kind_9: None, ..*self })
+    }
+
+    /// Reads a value that one generation of DRBD or the other takes; the error is what they take.
+    pub(crate) fn parse_any(&self, text: &str) -> Result<Value, String> {
+        let nine = || self.nine().and_then(|row| row.parse(text).ok());
+        self.parse(text).or_else(|taken| nine().ok_or(taken))
+    }
+
+    /// Whether DRBD 8.4 takes a value.
+    pub(crate) fn takes_84(&self, value: &Value) -> bool {
+        self.in_84 && (matches!(value, Value::Secret(_)) || self.parse(&self.print(value)).is_ok())
     }
 
     /// What both generations take, in words.
@@ -281,7 +296,8 @@ impl OptionRow {
         match (value, self.kind) {
             (Value::Number(n), Kind::Choice { words, .. } | Kind::NumberOrWord { words, .. }) => {
                 let word = words.iter().find(|(_, number)| u64::from(*number) == *n);
-                word.map_or_else(|| n.to_string(), |(word, _)| (*word).to_owned())
+                let nine = || self.nine().map(|row| row.print(value));
+                word.map(|(word, _)| (*word).to_owned()).or_else(nine).unwrap_or_else(|| n.to_string())
             }
             (Value::Number(n), Kind::MinorOrNone) if *n == u64::from(u32::MAX) => "-1".to_owned(),
             (Value::Number(n), Kind::Wide { unit, .. } | Kind::Number { unit, .. }) => {

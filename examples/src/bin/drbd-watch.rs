@@ -60,7 +60,7 @@ fn run(cli: &Cli) -> Result<()> {
     let mut view = View::default();
     if cli.once {
         view.look(drbd.list()?, Instant::now());
-        write!(out, "{}", view.render(columns("COLUMNS", 100), usize::MAX, style))?;
+        write!(out, "{}", view.render(size().0, usize::MAX, style))?;
         return Ok(());
     }
     let mut watch = drbd.watch()?;
@@ -90,17 +90,25 @@ fn run(cli: &Cli) -> Result<()> {
         if is_screen && (event.is_some() || view.is_moving()) {
             view.look(drbd.list()?, Instant::now());
             looked = Instant::now();
-            let screen = view.render(columns("COLUMNS", 100), columns("LINES", 40), style);
-            // To the corner, each line to its end, and the rest of the screen.
-            write!(out, "\x1b[H{}\x1b[J", screen.replace('\n', "\x1b[K\r\n"))?;
+            let (columns, lines) = size();
+            // The last line stays free: an end of line there would scroll.
+            let screen = view.render(columns, lines.saturating_sub(1), style);
+            // To the corner, each line to its end and no further, and the rest of the screen.
+            write!(out, "\x1b[H\x1b[?7l{}\x1b[J\x1b[?7h", screen.replace('\n', "\x1b[K\r\n"))?;
             out.flush()?;
         }
     }
 }
 
-/// The size of the terminal as the shell tells it.
-fn columns(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).filter(|n| *n >= 20).unwrap_or(default)
+/// Columns and lines of the terminal, as they are now; 100 and 40 where there is none.
+fn size() -> (usize, usize) {
+    match terminal_size::terminal_size() {
+        // A serial line says 0.
+        Some((terminal_size::Width(columns), terminal_size::Height(lines))) if columns > 0 && lines > 0 => {
+            (usize::from(columns.max(20)), usize::from(lines.max(2)))
+        }
+        _ => (100, 40),
+    }
 }
 
 /// The time of the day in UTC.

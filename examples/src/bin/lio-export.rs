@@ -22,7 +22,7 @@ struct Cli {
     /// The target's name.
     #[arg(long)]
     iqn: Iqn,
-    /// Where it listens: ADDRESS or ADDRESS:PORT, IPv6 as [ADDRESS]:PORT; several times for several. An address need not be there yet.
+    /// Where it listens: ADDRESS or ADDRESS:PORT, IPv6 as `[ADDRESS]:PORT`; several times for several. An address need not be there yet.
     #[arg(long = "portal", value_name = "ADDRESS", value_parser = portal, default_value = "0.0.0.0:3260")]
     portals: Vec<SocketAddr>,
     /// Who may log in; several times for several.

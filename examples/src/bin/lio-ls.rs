@@ -80,7 +80,7 @@ fn json(targets: &[TargetState], backstores: &[BackstoreState]) -> Result<String
 struct Node {
     name: String,
     text: String,
-    children: Vec<Node>,
+    children: Vec<Self>,
 }
 
 impl Node {
@@ -158,11 +158,8 @@ fn tree(
     let names: BTreeMap<&BackstoreId, &BackstoreState> =
         backstores.iter().map(|disk| (&disk.id, disk)).collect();
     for fabric in Fabric::ALL {
-        let of: Vec<_> = targets
-            .iter()
-            .filter(|target| target.fabric == fabric)
-            .map(|t| self::target(t, &names))
-            .collect();
+        let of: Vec<_> =
+            targets.iter().filter(|target| target.fabric == fabric).map(|t| target(t, &names)).collect();
         let mut text = format!("Targets: {}", of.len());
         if let Some(shared) = running.iscsi.as_ref().filter(|_| fabric == Fabric::Iscsi)
             && shared.discovery_chap().is_some()

@@ -20,7 +20,8 @@ use san_node::passphrase;
 /// Open encrypted disks with one passphrase: unlock-disks DISK=NAME...
 ///
 /// Keys are derived in parallel, within memory and processors. A disk that cannot be opened does not keep the others closed. Exit codes are
-/// those of cryptsetup: 1 wrong parameters or another error, 2 wrong passphrase, 3 out of memory, 4 wrong device, 5 device exists or is busy.
+/// those of cryptsetup: 1 wrong parameters, no LUKS, or another error, 2 wrong passphrase, 3 out of memory, 4 no such device, 5 device exists or
+/// is busy.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -111,10 +112,11 @@ fn code(outcome: &Outcome) -> u8 {
         Outcome::WrongKey | Outcome::NoToken { .. } => 2,
         Outcome::TooLarge { .. } => 3,
         Outcome::Failed(error) if matches!(**error, luks::Error::NoMemory { .. }) => 3,
-        Outcome::Missing { .. } | Outcome::NotLuks | Outcome::Damaged { .. } | Outcome::Ambiguous(_) => 4,
+        Outcome::Missing { .. } | Outcome::Ambiguous(_) => 4,
         Outcome::NameTaken { .. } | Outcome::OpenAs(_) | Outcome::Busy { .. } => 5,
         Outcome::Zombie { .. } | Outcome::Suspended => 5,
         Outcome::Failed(error) if error.is_busy() => 5,
+        // What is on a device that is there and no LUKS, or a damaged header, is a wrong parameter to cryptsetup.
         _ => 1,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::message::u32_at;
 use super::{Channel, Message, Reply, attributes, flags};
@@ -211,6 +212,23 @@ impl Socket {
         }
     }
 
+    /// Takes all that is waiting, without waiting for more. After an overrun: what is left in the buffer is older than what was lost, and
+    /// taken after a new reading of the state it would bring back the past.
+    ///
+    /// # Errors
+    /// The socket cannot be read. Further overruns are none: the caller knows that messages are missing.
+    pub fn drain(&mut self) -> Result<Vec<Reply>, Error> {
+        let mut waiting = Vec::new();
+        loop {
+            match self.event(Deadline::after(Duration::ZERO)) {
+                Ok(None) => return Ok(waiting),
+                Ok(Some(reply)) => waiting.push(reply),
+                Err(Error::Overrun) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The descriptor that becomes readable when there is something to read.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -308,7 +326,7 @@ mod tests {
     fn the_live_kernel_lists_its_loopback() -> Result<(), Error> {
         let mut socket = super::super::Transport::live().open(super::super::Protocol::Route)?;
         // RTM_GETLINK with an empty ifinfomsg.
-        let deadline = Deadline::after(std::time::Duration::from_secs(5));
+        let deadline = Deadline::after(Duration::from_secs(5));
         let links = socket.dump(&Message::new(18, 0).with_header(&[0; 16]), deadline)?;
         let names: Vec<_> = links
             .iter()

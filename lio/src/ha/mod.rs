@@ -420,7 +420,7 @@ mod tests {
         let found = HaPair::differences(HaMode::Alua, &one, &other);
         assert!(found.iter().any(|line| line.contains("LUN numbers: 0, 7 on one node, 1, 7")), "{found:?}");
         let mut other = two;
-        other.luns.get_mut(&crate::Lun::from(7)).unwrap().company = Some(0x0000_1406.try_into().unwrap());
+        other.luns.get_mut(&crate::Lun::from(7)).unwrap().company = Some(0x1406.try_into().unwrap());
         let found = HaPair::differences(HaMode::Alua, &one, &other);
         assert!(found.len() == 1 && found[0].contains("LUN 7, identifier"), "{found:?}");
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use host::Tree;
 use lio::{
     AclSpec, BackstoreSpec, Bytes, ConfigSpec, Deadline, IscsiSpec, Lio, LoginFault, Others, Secret,
     TargetSpec, UnitSerial, Wwid,
@@ -15,9 +16,10 @@ use crate::conformance::{Bench, Outcome, iqn};
 
 const FORTH: &str = "a long secret";
 const BACK: &str = "another secret";
-/// Names of iscsiadm's, and values.
-type Settings<'a> = &'a [(&'a str, &'a str)];
 const PORTALS: [&str; 2] = ["127.0.0.1:13370", "[::1]:13370"];
+
+/// A name, what the target says, what the initiator is told, and whether it gets in.
+type Case<'a, S> = (&'a str, S, &'a [(&'a str, &'a str)], bool);
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -128,7 +130,7 @@ pub fn chap(bench: &Bench) -> Outcome {
     let wrong = [user[0], user[1], ("session.auth.password", "a wrong secret")];
     let mutual = [&user[..], &target[..]].concat();
     let impostor = [&user[..], &[target[0], ("session.auth.password_in", "not its secret")]].concat();
-    let cases: [(&str, AclSpec, Settings<'_>, bool); 8] = [
+    let cases: [Case<'_, AclSpec>; 8] = [
         ("none", acl(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &wrong, false),
@@ -184,7 +186,7 @@ pub fn discovery(bench: &Bench) -> Outcome {
     let both = one().with_mutual_discovery_chap("target".parse()?, Secret::from(BACK));
     let user = [("authmethod", "CHAP"), ("username", "scout"), ("password", FORTH)];
     let mutual = [&user[..], &[("username_in", "target"), ("password_in", BACK)]].concat();
-    let cases: [(&str, IscsiSpec, Settings<'_>, bool); 5] = [
+    let cases: [Case<'_, IscsiSpec>; 5] = [
         ("none", IscsiSpec::new(), &[], true),
         ("one-way", one(), &user, true),
         ("one-way, wrong", one(), &[user[0], user[1], ("password", "a wrong secret")], false),
@@ -251,7 +253,6 @@ pub fn vmware(bench: &Bench) -> Outcome {
     let wwid = file(16).wwid().expect("a serial");
     let outcome = (|| -> Outcome {
         let disk = daemon.disk(&wwid)?;
-        tool("/sbin/modprobe", &["sg"])?;
         let inquiry = tool("/usr/bin/sg_inq", &[&disk])?;
         assert!(inquiry.contains("unit0001"), "{inquiry}");
         // Device identification is the one that we computed.
@@ -279,7 +280,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
         // Compare and write: what is there, then what is not.
         let page = |path: &str, parts: [u8; 2]| {
             let bytes: Vec<u8> = parts.iter().flat_map(|byte| vec![*byte; 512]).collect();
-            bench.host.tree().replace(path, bytes, 0o600)
+            Tree::live().replace(path, bytes, 0o600)
         };
         page("/tmp/caw", [0, 7])?;
         let caw = ["--lba=8", "--num=1", "--xferlen=1024", "--in=/tmp/caw"];
@@ -290,11 +291,10 @@ pub fn vmware(bench: &Bench) -> Outcome {
         tool("/usr/bin/sg_write_same", &["--lba=0", "--num=64", "--xferlen=512", "--in=/dev/zero", &disk])?;
         tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", "--force", &disk])
             .or_else(|_| tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", &disk]))?;
-        let name = disk.rsplit('/').next().expect("a name");
-        let generic = bench.host.tree().dirs(format!("/sys/class/block/{name}/device/scsi_generic"))?;
-        let generic = format!("/dev/{}", generic.first().expect("the module sg is there"));
-        let copy = [format!("if={generic}"), format!("of={generic}")];
-        tool("/usr/bin/sg_xcopy", &[&copy[0], &copy[1], "bs=512", "count=64", "skip=0", "seek=1024"])?;
+        tool(
+            "/usr/bin/sg_xcopy",
+            &[&format!("if={disk}"), &format!("of={disk}"), "bs=512", "count=64", "skip=0", "seek=1024"],
+        )?;
         // What went through is counted, and what comes in between two looks is a rate.
         let mut sampler = lio.sampler(spec.iqn.clone());
         let first = sampler.sample()?;
@@ -329,7 +329,6 @@ pub fn vmware(bench: &Bench) -> Outcome {
 pub fn resize(bench: &Bench) -> Outcome {
     let (before, lio, daemon) = (bench.snapshot(), bench.lio(), Daemon::start(bench)?);
     let run = |program: &str, words: &[&str]| tool(program, words);
-    run("/sbin/modprobe", &["loop"])?;
     run("/usr/bin/truncate", &["-s", "16M", "/tmp/grows.img"])?;
     let device = run("/sbin/losetup", &["--find", "--show", "/tmp/grows.img"])?.trim().to_owned();
     let backstore =

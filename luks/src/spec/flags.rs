@@ -3,7 +3,8 @@
 use std::fmt;
 
 bitflags::bitflags! {
-    /// How a volume is opened: the bits of `CRYPT_ACTIVATE_*` (libcryptsetup.h). Bits that this crate does not know are kept.
+    /// How a volume is opened: the bits of `CRYPT_ACTIVATE_*` (libcryptsetup.h), all but those of dm-verity, which LUKS has no use for. Bits that
+    /// this crate does not know are kept.
     ///
     /// Some can also be kept in a LUKS2 header ([`PERSISTENT`](Self::PERSISTENT)), and are then added to every opening.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -19,6 +20,8 @@ bitflags::bitflags! {
         const ALLOW_DISCARDS = 1 << 3;
         /// udev makes no links to it.
         const PRIVATE = 1 << 4;
+        /// dm-integrity or dm-verity found corruption (seen, not set).
+        const CORRUPTED = 1 << 5;
         /// Encrypts on the processor that submitted the request; `--perf-same_cpu_crypt`.
         const SAME_CPU = 1 << 6;
         /// Submits writes from the encrypting thread, unsorted; `--perf-submit_from_crypt_cpus`.
@@ -31,6 +34,10 @@ bitflags::bitflags! {
         const RECOVERY = 1 << 13;
         /// Leaves out the flags kept in the header.
         const IGNORE_PERSISTENT = 1 << 14;
+        /// A key of a slot that holds none of the data's is accepted, where nothing is opened: it is only checked.
+        const ALLOW_UNBOUND_KEY = 1 << 16;
+        /// dm-integrity calculates its tags anew in the background; `integritysetup open --integrity-recalculate`.
+        const RECALCULATE = 1 << 17;
         /// Changes the flags of the mapping that is there; see [`Luks::refresh`](crate::Luks::refresh).
         const REFRESH = 1 << 18;
         /// One memory-hard key derivation at a time on this machine; `--serialize-memory-hard-pbkdf`.
@@ -45,6 +52,8 @@ bitflags::bitflags! {
         const NO_READ_WORKQUEUE = 1 << 24;
         /// Encrypts where the write is submitted; `--perf-no_write_workqueue`.
         const NO_WRITE_WORKQUEUE = 1 << 25;
+        /// As [`RECALCULATE`](Self::RECALCULATE), from the beginning; `integritysetup open --integrity-recalculate-reset`.
+        const RECALCULATE_RESET = 1 << 26;
         /// Work queues of high priority; `--perf-high_priority`. Since libcryptsetup 2.8 and Linux 6.10; older ones refuse or pass over it.
         const HIGH_PRIORITY = 1 << 28;
 

@@ -81,8 +81,8 @@ impl Volume {
         }
         Ok(session.reencryption().map(|seen| ReencryptState {
             health: match seen.health {
-                1 => Health::Clean,
-                2 => Health::Crashed,
+                sys::CLEAN => Health::Clean,
+                sys::CRASH => Health::Crashed,
                 other => Health::Other(other),
             },
             resilience: seen.resilience,

@@ -1,11 +1,14 @@
 //! What we make, `cryptsetup` opens, and the reverse.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // It is for tests.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
+use std::process::Command;
 
 use libtest_mimic::Failed;
 use luks::{
-    Bytes, Kdf, Key, KeyslotSpec, Outcome, Overwrite, Priority, ReencryptSpec, Secret, Sectors, WeakKdf,
+    Bytes, Error, Kdf, Key, KeyslotSpec, Outcome, Overwrite, Priority, ReencryptSpec, Secret, Sectors,
+    WeakKdf,
 };
 
 use crate::guest::{check, clear, fill};
@@ -19,6 +22,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_reencryption_that_is_half_way_goes_on_with_the_other", half_way),
     ("plain_dm_crypt_is_the_same_as_theirs", plain),
     ("status_and_flags_are_what_cryptsetup_shows", status),
+    ("nothing_is_formatted_that_debians_tools_have_made_or_hold", refused),
 ];
 
 /// All kinds of derivation.
@@ -225,4 +229,94 @@ fn status(bench: &Bench) -> Result<(), Failed> {
     let mapping = bench.luks.get(&Bench::name())?.ok_or("open")?;
     assert_eq!(mapping.uuid, Some(bench.volume().read()?.uuid));
     Ok(())
+}
+
+/// Runs programs of Debian's one after another; DEV stands for the device.
+fn tools(device: &str, lines: &[&str]) -> Result<(), Failed> {
+    for line in lines {
+        let mut words = line.split(' ').map(|word| if word == "DEV" { device } else { word });
+        let program = words.next().ok_or("no program")?;
+        let output = Command::new(program).args(words).output()?;
+        if !output.status.success() {
+            return Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+    }
+    Ok(())
+}
+
+/// What stands where headers and signatures do.
+fn ends(device: &str) -> Result<Vec<u8>, Failed> {
+    let mut file = std::fs::File::open(device)?;
+    let mut bytes = vec![0; 2 << 20];
+    let (head, tail) = bytes.split_at_mut(1 << 20);
+    file.read_exact(head)?;
+    file.seek(SeekFrom::End(-(1 << 20)))?;
+    file.read_exact(tail)?;
+    Ok(bytes)
+}
+
+/// What makes something on a device and takes hold of it, who is named then, what lets go, and what is found afterwards.
+struct Made {
+    make: &'static [&'static str],
+    holder: &'static str,
+    release: &'static [&'static str],
+    found: &'static str,
+}
+
+const MADE: [Made; 5] = [
+    Made {
+        make: &["mkfs.ext4 -q -F DEV", "mount DEV /mnt"],
+        holder: "the mount /mnt",
+        release: &["umount /mnt"],
+        found: "an ext file system",
+    },
+    Made {
+        make: &["mkswap -q DEV", "swapon DEV"],
+        holder: "swap",
+        release: &["swapoff DEV"],
+        found: "a swap area",
+    },
+    Made {
+        make: &["pvcreate -q -y DEV", "vgcreate -q -y san DEV", "lvcreate -q -y -n data -L 32M san"],
+        holder: "/dev/mapper/san-data",
+        release: &["vgchange -q -an san"],
+        found: "an LVM physical volume",
+    },
+    Made {
+        make: &["mdadm -q --create /dev/md7 --run --level=1 --raid-devices=1 --force --metadata=1.2 DEV"],
+        holder: "md7",
+        release: &["mdadm -q --stop /dev/md7"],
+        found: "a software RAID member",
+    },
+    Made {
+        make: &["drbdmeta --force 7 v08 DEV internal create-md"],
+        holder: "",
+        release: &[],
+        found: "DRBD metadata",
+    },
+];
+
+fn refused(bench: &Bench) -> Result<(), Failed> {
+    let device = bench.device.as_str();
+    for Made { make, holder, release, found } in MADE {
+        clear(device)?;
+        tools(device, make)?;
+        let format = |overwrite| bench.volume().format(&quick2(), &bench.a, overwrite).map(drop);
+        if !holder.is_empty() {
+            // Not even by force.
+            let before = ends(device)?;
+            let error = format(Overwrite::Always).expect_err("held");
+            assert!(error.is_busy() && error.to_string().contains(holder), "{make:?}: {error}");
+            assert!(ends(device)? == before, "{make:?}: something was written");
+        }
+        tools(device, release)?;
+        let before = ends(device)?;
+        let error = format(Overwrite::Never).expect_err("it holds something");
+        assert!(
+            matches!(error, Error::HoldsData { .. }) && error.to_string().contains(found),
+            "{make:?}: {error}"
+        );
+        assert!(ends(device)? == before, "{make:?}: something was written");
+    }
+    clear(device)
 }

@@ -61,8 +61,10 @@ fn mode_of(link: &Link) -> BondMode {
 }
 
 /// Applies options in the kernel's order, and stops at the first that is refused: what came before stays.
+/// `IFLA_BOND_PRIMARY`.
+pub(super) const PRIMARY: u16 = 11;
+
 pub(super) fn set(link: &mut Link, fields: &Fields, has_ports: bool) -> Result<(), Refusal> {
-    const PRIMARY: u16 = 11;
     if let Some(mode) = fields.data.get(&1) {
         if has_ports {
             return Err((libc::ENOTEMPTY, Some("unable to set option because the bond device has slaves")));

@@ -1,5 +1,6 @@
 //! A small stateful rtnetlink in memory: links, VLANs, bonds, addresses and routes, with the kernel's refusals that matter here.
 
+mod address;
 mod bond;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use host::nl::{Message, Protocol, Reply, attributes, flags};
 
 use crate::BondMode;
 use crate::wire::{
-    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK,
-    RTM_NEWROUTE, groups,
+    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_GETRULE,
+    RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE, groups,
 };
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,8 +28,18 @@ struct Link {
     own_mtu: u32,
     up: bool,
     controller: u32,
-    /// A bond's options by attribute number, as they were sent.
+    /// Its controller is a bond.
+    in_bond: bool,
+    /// The name of a bond's primary port, which the bond remembers when the port leaves.
+    primary: String,
+    /// A bond's options by attribute number, as they were sent; of other kinds what they were told.
     bond: BTreeMap<u16, Vec<u8>>,
+}
+
+impl Link {
+    fn is(&self, kind: &str) -> bool {
+        self.kind.as_deref() == Some(kind)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +48,7 @@ struct Net {
     /// Link, header and attributes of each address as they were sent.
     addresses: Vec<(u32, Vec<u8>)>,
     routes: Vec<Vec<u8>>,
+    rules: Vec<Vec<u8>>,
     writes: usize,
 }
 
@@ -120,6 +132,7 @@ impl FakeNet {
             })
             .collect();
         lines.extend(net.routes.iter().map(|route| format!("route {route:?}")));
+        lines.extend(net.rules.iter().map(|rule| format!("rule {rule:?}")));
         lines.sort();
         lines
     }
@@ -153,6 +166,9 @@ impl Responder for Rtnl {
             RTM_GETROUTE => Answer::dump(
                 net.routes.iter().map(|body| Reply::new(RTM_NEWROUTE, 0, 0, body.clone())).collect(),
             ),
+            RTM_GETRULE => Answer::dump(
+                net.rules.iter().map(|body| Reply::new(RTM_NEWRULE, 0, 0, body.clone())).collect(),
+            ),
             kind => {
                 net.writes += 1;
                 let (links, addresses, routes) =
@@ -164,8 +180,21 @@ impl Responder for Rtnl {
                     RTM_DELADDR => net.delete_address(request),
                     RTM_NEWROUTE => net.add_route(request),
                     RTM_DELROUTE => net.delete_route(request),
+                    RTM_NEWRULE if net.rules.contains(&request.body) => Err((libc::EEXIST, None)),
+                    RTM_NEWRULE => {
+                        net.rules.push(request.body.clone());
+                        Ok(())
+                    }
+                    RTM_DELRULE => match net.rules.iter().position(|rule| *rule == request.body) {
+                        Some(at) => {
+                            net.rules.remove(at);
+                            Ok(())
+                        }
+                        None => Err((libc::ENOENT, None)),
+                    },
                     _ => Err((libc::EOPNOTSUPP, None)),
                 };
+                net.settle_primaries();
                 let mut answer = match result {
                     Ok(()) => Answer::status(0, None),
                     Err((errno, text)) => Answer::status(errno, text),
@@ -248,9 +277,20 @@ fn shown(index: u32, link: &Link) -> Reply {
     if let Some(kind) = &link.kind {
         message = message.with_nest(18, |m| {
             m.with_str(1, kind).with_nest(2, |m| match kind.as_str() {
-                "vlan" => m.with_u16(1, link.vlan).with_u16(5, 0x8100_u16.to_be()),
+                "veth" => m,
                 _ => link.bond.iter().fold(m, |m, (option, value)| m.with(*option, value)),
             })
+        });
+    }
+    if link.in_bond {
+        message = message.with_nest(18, |m| {
+            let m = match &link.kind {
+                Some(kind) => m
+                    .with_str(1, kind)
+                    .with_nest(2, |m| link.bond.iter().fold(m, |m, (option, value)| m.with(*option, value))),
+                None => m,
+            };
+            m.with_str(4, "bond").with_nest(5, |m| m.with_u8(1, 0).with_u8(2, 0))
         });
     }
     Reply::new(RTM_NEWLINK, 0, 0, message.body().to_vec())
@@ -290,10 +330,25 @@ impl Net {
         events
     }
 
+    /// A bond shows its primary port only while that is a port.
+    fn settle_primaries(&mut self) {
+        let ports: Vec<(u32, String, u32)> =
+            self.links.iter().map(|(index, l)| (*index, l.name.clone(), l.controller)).collect();
+        for (index, bond) in self.links.iter_mut().filter(|(_, l)| l.is("bond") && !l.primary.is_empty()) {
+            let port =
+                ports.iter().find(|(_, name, controller)| controller == index && *name == bond.primary);
+            let number = port.map_or(0, |(port, ..)| *port);
+            bond.bond.insert(bond::PRIMARY, number.to_ne_bytes().to_vec());
+        }
+    }
+
     fn find(&self, fields: &Fields) -> Option<u32> {
         match &fields.name {
-            Some(name) => self.links.iter().find(|(_, l)| &l.name == name).map(|(index, _)| *index),
-            None => self.links.contains_key(&fields.index).then_some(fields.index),
+            // A number besides a name is the link that is to get the name.
+            Some(name) if fields.index == 0 => {
+                self.links.iter().find(|(_, l)| &l.name == name).map(|(index, _)| *index)
+            }
+            _ => self.links.contains_key(&fields.index).then_some(fields.index),
         }
     }
 
@@ -314,25 +369,43 @@ impl Net {
             ..Link::default()
         };
         match fields.kind.as_deref() {
-            Some("vlan") => {
+            Some(kind @ ("vlan" | "macvlan")) => {
                 let lower = fields.lower.ok_or((libc::EINVAL, Some("link not specified")))?;
                 let parent = self.links.get(&lower).ok_or((libc::EINVAL, Some("link does not exist")))?;
-                let id = fields
-                    .data
-                    .get(&1)
-                    .and_then(|id| u16::try_from(bond::number_of(id)).ok())
-                    .unwrap_or_default();
-                if self.links.values().any(|l| l.lower == lower && l.vlan == id) {
-                    return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
+                link.bond.clone_from(&fields.data);
+                if kind == "vlan" {
+                    let number = |id: &Vec<u8>| u16::try_from(bond::number_of(id)).ok();
+                    link.vlan = fields.data.get(&1).and_then(number).unwrap_or_default();
+                    link.bond.entry(5).or_insert_with(|| 0x8100_u16.to_be_bytes().to_vec());
+                    link.bond.remove(&2);
+                    merge_flags(&mut link, fields);
+                    let same = |l: &Link| {
+                        l.lower == lower && l.vlan == link.vlan && l.bond.get(&5) == link.bond.get(&5)
+                    };
+                    if self.links.values().any(|l| l.is("vlan") && same(l)) {
+                        return Err((libc::EEXIST, Some("8021q: VLAN device already exists")));
+                    }
                 }
                 if fields.flags & fields.change & 1 != 0 && !parent.up {
                     return Err((libc::ENETDOWN, None));
                 }
                 link.up = fields.flags & fields.change & 1 != 0;
-                (link.lower, link.vlan, link.mtu) = (lower, id, fields.mtu.unwrap_or(parent.mtu));
+                (link.lower, link.mtu) = (lower, fields.mtu.unwrap_or(parent.mtu));
                 if link.mtu > parent.mtu {
                     return Err((libc::EINVAL, None));
                 }
+            }
+            Some("bridge" | "dummy" | "veth") => {
+                link.mtu = fields.mtu.unwrap_or(1500);
+                link.up = fields.flags & fields.change & 1 != 0;
+                if link.is("bridge") {
+                    let words = [(1, 1500_u32), (2, 200), (3, 2000), (4, 30_000), (5, 0)];
+                    link.bond.extend(words.map(|(key, value)| (key, value.to_ne_bytes().to_vec())));
+                    link.bond
+                        .extend([(6, 32_768_u16), (39, 1)].map(|(key, v)| (key, v.to_ne_bytes().to_vec())));
+                    link.bond.extend([(7, vec![0]), (23, vec![1])]);
+                }
+                link.bond.extend(fields.data.clone());
             }
             Some("bond") => {
                 link.mtu = fields.mtu.unwrap_or(1500);
@@ -344,6 +417,29 @@ impl Net {
         }
         link.own_mtu = link.mtu;
         let index = self.links.keys().last().copied().unwrap_or(0) + 1;
+        if link.is("veth") {
+            // A link header, then the peer's attributes.
+            let described = fields.data.get(&1).and_then(|data| data.get(16..)).unwrap_or_default();
+            let name = attributes(described)
+                .flatten()
+                .find(|a| a.kind == 3)
+                .and_then(|a| a.text().map(str::to_owned));
+            let name = name.ok_or((libc::EINVAL, None))?;
+            if self.links.values().any(|l| l.name == name) {
+                return Err((libc::EEXIST, None));
+            }
+            let peer = Link {
+                name,
+                kind: link.kind.clone(),
+                lower: index,
+                mtu: 1500,
+                own_mtu: 1500,
+                ..Link::default()
+            };
+            self.links.insert(index + 1, peer);
+            link.lower = index + 1;
+            link.bond.clear();
+        }
         self.links.insert(index, link);
         if let Some(controller) = fields.controller
             && let Err(refusal) = self.enslave(index, controller)
@@ -356,15 +452,25 @@ impl Net {
 
     fn change(&mut self, index: u32, fields: &Fields) -> Result<(), Refusal> {
         let has_ports = self.links.values().any(|l| l.controller == index);
-        let lower_up =
-            |net: &Self, link: &Link| link.lower == 0 || net.links.get(&link.lower).is_some_and(|p| p.up);
+        let lower_up = |net: &Self, link: &Link| {
+            link.lower == 0 || link.is("veth") || net.links.get(&link.lower).is_some_and(|p| p.up)
+        };
         let link = self.links.get(&index).cloned().ok_or((libc::ENODEV, None))?;
         let mut changed = link.clone();
-        if fields.kind.is_some() {
+        if changed.is("bond") && fields.kind.is_some() {
             bond::set(&mut changed, fields, has_ports)?;
+            if let Some(port) = fields.data.get(&bond::PRIMARY) {
+                let port = self.links.get(&bond::number_of(port));
+                changed.primary = port.map(|port| port.name.clone()).unwrap_or_default();
+            }
+        } else if fields.kind.is_some() {
+            merge_flags(&mut changed, fields);
+            let others =
+                fields.data.iter().filter(|(key, _)| !(changed.is("vlan") && matches!(key, 1 | 2 | 5)));
+            changed.bond.extend(others.map(|(key, value)| (*key, value.clone())).collect::<Vec<_>>());
         }
         if let Some(mtu) = fields.mtu {
-            let below = self.links.get(&link.lower).map_or(65_535, |p| p.mtu);
+            let below = self.links.get(&link.lower).filter(|_| !link.is("veth")).map_or(65_535, |p| p.mtu);
             if mtu > below {
                 return Err((libc::ERANGE, None));
             }
@@ -376,22 +482,32 @@ impl Net {
                 return Err((libc::ENETDOWN, None));
             }
         }
+        if let Some(name) = &fields.name {
+            if link.up {
+                return Err((libc::EBUSY, None));
+            }
+            if self.links.values().any(|l| l.name == *name) {
+                return Err((libc::EEXIST, None));
+            }
+            changed.name.clone_from(name);
+        }
         let (up_before, mtu) = (link.up, changed.mtu);
         let up = changed.up;
         self.links.insert(index, changed);
-        for above in self.links.values_mut().filter(|l| l.lower == index) {
+        for above in self.links.values_mut().filter(|l| l.lower == index && !l.is("veth")) {
             above.mtu = above.mtu.min(mtu);
             if up != up_before {
                 above.up = up;
             }
         }
-        if fields.mtu.is_some_and(|mtu| mtu != link.mtu) {
+        if fields.mtu.is_some_and(|mtu| mtu != link.mtu) && link.is("bond") {
             self.links.values_mut().filter(|l| l.controller == index).for_each(|l| l.mtu = mtu);
         }
         match fields.controller {
             Some(0) => {
                 if let Some(link) = self.links.get_mut(&index) {
-                    (link.controller, link.up, link.mtu) = (0, false, link.own_mtu);
+                    let up = link.up && !link.in_bond;
+                    (link.controller, link.up, link.mtu, link.in_bond) = (0, up, link.own_mtu, false);
                 }
                 Ok(())
             }
@@ -401,9 +517,15 @@ impl Net {
     }
 
     fn enslave(&mut self, index: u32, controller: u32) -> Result<(), Refusal> {
-        let bond = self.links.get(&controller).filter(|b| b.kind.as_deref() == Some("bond")).cloned();
+        let bond = self.links.get(&controller).filter(|b| b.is("bond") || b.is("bridge")).cloned();
         let bond = bond.ok_or((libc::EINVAL, None))?;
         let link = self.links.get(&index).cloned().ok_or((libc::ENODEV, None))?;
+        if bond.is("bridge") {
+            if let Some(link) = self.links.get_mut(&index) {
+                (link.controller, link.own_mtu) = (controller, link.mtu);
+            }
+            return Ok(());
+        }
         if link.up {
             return Err((libc::EPERM, Some("Device can not be enslaved while up")));
         }
@@ -415,6 +537,7 @@ impl Net {
         }
         if let Some(link) = self.links.get_mut(&index) {
             (link.own_mtu, link.mtu, link.controller, link.up) = (link.mtu, bond.mtu, controller, true);
+            link.in_bond = true;
         }
         Ok(())
     }
@@ -425,66 +548,28 @@ impl Net {
             return Err((libc::EOPNOTSUPP, None));
         }
         for port in self.links.values_mut().filter(|l| l.controller == index) {
-            (port.controller, port.up, port.mtu) = (0, false, port.own_mtu);
+            (port.controller, port.up, port.mtu) = (0, port.up && !port.in_bond, port.own_mtu);
+            port.in_bond = false;
         }
         let mut gone = vec![index];
         gone.extend(self.links.iter().filter(|(_, l)| l.lower == index).map(|(i, _)| *i));
         self.links.retain(|i, _| !gone.contains(i));
         self.addresses.retain(|(i, _)| !gone.contains(i));
-        self.routes.retain(|body| oif(body).is_none_or(|i| !gone.contains(&i)));
+        self.routes.retain(|body| address::oif(body).is_none_or(|i| !gone.contains(&i)));
         Ok(())
-    }
-
-    fn add_address(&mut self, request: &Reply) -> Result<(), Refusal> {
-        let index = link_of(request);
-        if !self.links.contains_key(&index) {
-            return Err((libc::ENODEV, None));
-        }
-        let there = |(on, body): &(u32, Vec<u8>)| *on == index && same_address(body, &request.body);
-        if self.addresses.iter().any(there) {
-            return Err((libc::EEXIST, Some("ipv4: Address already assigned")));
-        }
-        self.addresses.push((index, request.body.clone()));
-        Ok(())
-    }
-
-    fn delete_address(&mut self, request: &Reply) -> Result<(), Refusal> {
-        let index = link_of(request);
-        let before = self.addresses.len();
-        self.addresses.retain(|(on, body)| *on != index || !same_address(body, &request.body));
-        if self.addresses.len() == before { Err((libc::EADDRNOTAVAIL, None)) } else { Ok(()) }
-    }
-
-    fn add_route(&mut self, request: &Reply) -> Result<(), Refusal> {
-        if self.routes.contains(&request.body) {
-            return Err((libc::EEXIST, None));
-        }
-        self.routes.push(request.body.clone());
-        Ok(())
-    }
-
-    fn delete_route(&mut self, request: &Reply) -> Result<(), Refusal> {
-        let before = self.routes.len();
-        self.routes.retain(|body| body != &request.body);
-        if self.routes.len() == before { Err((libc::ESRCH, None)) } else { Ok(()) }
     }
 }
 
-fn oif(body: &[u8]) -> Option<u32> {
-    attributes(body.get(12..)?).flatten().find(|a| a.kind == 4)?.u32()
-}
-
-fn link_of(request: &Reply) -> u32 {
-    request.body.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
-}
-
-/// The same local address and prefix length: header bytes 0 and 1, and attribute 2.
-fn same_address(a: &[u8], b: &[u8]) -> bool {
-    let local = |body: &[u8]| {
-        attributes(body.get(8..).unwrap_or_default())
-            .flatten()
-            .find(|x| x.kind == 2)
-            .map(|x| x.payload.to_vec())
+/// The kernel takes the flags under the mask and keeps the others; a new VLAN has `reorder_hdr`.
+fn merge_flags(link: &mut Link, fields: &Fields) {
+    if !link.is("vlan") {
+        return;
+    }
+    let word = |bytes: Option<&Vec<u8>>, at: usize| {
+        bytes.and_then(|b| b.get(at..at + 4)?.try_into().ok()).map(u32::from_ne_bytes)
     };
-    a.get(..2) == b.get(..2) && local(a) == local(b)
+    let now = word(link.bond.get(&2), 0).unwrap_or(1);
+    let (set, mask) = (word(fields.data.get(&2), 0).unwrap_or(0), word(fields.data.get(&2), 4).unwrap_or(0));
+    let flags = now & !mask | set & mask;
+    link.bond.insert(2, [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat());
 }

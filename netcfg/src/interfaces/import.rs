@@ -9,7 +9,10 @@ use super::read::{Line, Stanza, Stanzas};
 use super::{Imported, Remark};
 use crate::bond::BondAttribute;
 use crate::error::Result;
-use crate::spec::{BondMode, BondSpec, LinkSpec, NetSpec, RouteSpec, SysctlSpec};
+use crate::kinds::{BridgeAttribute, BridgeSpec, VlanFlag, VlanSpec};
+use crate::parameter::SysctlSpec;
+use crate::route::{MAIN_TABLE, RouteSpec, RuleSpec};
+use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
 use crate::{Prefix, VlanId};
 
 /// What the stanzas of one interface say together.
@@ -18,6 +21,10 @@ struct Gathered {
     parent: Option<IfName>,
     vlan: Option<VlanId>,
     bond: Option<BondSpec>,
+    bridge: Option<BridgeSpec>,
+    /// What of a VLAN stands in commands.
+    flags: BTreeMap<VlanFlag, bool>,
+    qos: [BTreeMap<u32, u32>; 2],
     mtu: Option<u32>,
     addresses: Vec<Prefix>,
     routes: Vec<RouteSpec>,
@@ -33,6 +40,7 @@ struct Importer {
     /// Primaries named by ports: bond-primary stands in the stanzas of the ports, too.
     primaries: BTreeMap<IfName, IfName>,
     sysctls: Vec<SysctlSpec>,
+    rules: Vec<RuleSpec>,
     left_out: Vec<Remark>,
 }
 
@@ -42,6 +50,11 @@ pub(super) fn import(stanzas: Stanzas) -> Result<Imported> {
     let mut needed: BTreeSet<IfName> = BTreeSet::new();
     for stanza in &stanzas.ifaces {
         if stanza.method == "loopback" {
+            // Rules belong to no interface, so they stand here.
+            let name: IfName = stanza.name.parse().map_err(|e| stanza.head.invalid(format!("{e}")))?;
+            for (key, text, line) in stanza.options.iter().filter(|(key, ..)| key.ends_with("up")) {
+                importer.command(&name, key, text, line, &mut Gathered::default())?;
+            }
             continue;
         }
         let name: IfName = stanza.name.parse().map_err(|e| stanza.head.invalid(format!("{e}")))?;
@@ -51,6 +64,7 @@ pub(super) fn import(stanzas: Stanzas) -> Result<Imported> {
     for gathered in importer.links.values() {
         needed.extend(gathered.parent.iter().cloned());
         needed.extend(gathered.bond.iter().flat_map(|bond| bond.ports.iter().cloned()));
+        needed.extend(gathered.bridge.iter().flat_map(|bridge| bridge.ports.iter().cloned()));
     }
     // ifupdown brings up what is marked, and what that stands on.
     for stanza in &stanzas.ifaces {
@@ -78,20 +92,61 @@ pub(super) fn import(stanzas: Stanzas) -> Result<Imported> {
         }
     }
     spec.sysctls = importer.sysctls;
+    spec.rules = importer.rules;
     Ok(Imported { spec, left_out: importer.left_out })
 }
 
 impl Gathered {
     fn link(self, name: IfName) -> LinkSpec {
-        let mut link = match (self.bond, self.parent, self.vlan) {
+        let mut link = match (self.bond, self.bridge, self.parent, self.vlan) {
             (Some(bond), ..) => LinkSpec::bond(name, bond),
-            (None, Some(parent), Some(id)) => LinkSpec::vlan(name, parent, id),
+            (None, Some(bridge), ..) => LinkSpec::bridge(name, bridge),
+            (None, None, Some(parent), Some(id)) => {
+                let mut vlan = VlanSpec::new(parent, id);
+                let [egress, ingress] = self.qos;
+                (vlan.flags, vlan.egress_qos, vlan.ingress_qos) = (self.flags, egress, ingress);
+                LinkSpec::new(name, LinkKind::Vlan(vlan))
+            }
             _ => LinkSpec::existing(name),
         };
         link.mtu = self.mtu;
-        link.addresses = self.addresses;
+        link.addresses = self.addresses.into_iter().map(Into::into).collect();
         link.routes = self.routes;
         link
+    }
+}
+
+impl Gathered {
+    /// `type vlan` and `type bridge` with what follows; false if not all of it is known.
+    fn type_words(&mut self, kind: &str, words: &[&str]) -> bool {
+        let (mut words, mut map) = (words, None);
+        while let [first, rest @ ..] = words {
+            let mapping = first.split_once(':').map(|(from, to)| (from.parse().ok(), to.parse().ok()));
+            match (kind, *first, rest) {
+                ("vlan", "egress-qos-map", _) => map = Some(0),
+                ("vlan", "ingress-qos-map", _) => map = Some(1),
+                ("vlan", flag, [value @ ("on" | "off"), more @ ..]) => {
+                    let Some(flag) = VlanFlag::from_name(flag) else { return false };
+                    self.flags.insert(flag, *value == "on");
+                    words = more;
+                    continue;
+                }
+                ("vlan", ..) => match (mapping, map.and_then(|map: usize| self.qos.get_mut(map))) {
+                    (Some((Some(from), Some(to))), Some(map)) => drop(map.insert(from, to)),
+                    _ => return false,
+                },
+                ("bridge", option, [value, more @ ..]) => {
+                    let known = BridgeAttribute::from_name(option).zip(value.parse().ok());
+                    let Some((option, value)) = known else { return false };
+                    self.bridge.get_or_insert_default().options.insert(option, value);
+                    words = more;
+                    continue;
+                }
+                _ => return false,
+            }
+            words = rest;
+        }
+        true
     }
 }
 
@@ -148,6 +203,12 @@ impl Importer {
                         if !bond.ports.contains(&port) {
                             bond.ports.push(port);
                         }
+                    }
+                }
+                "bridge-ports" => {
+                    let bridge = gathered.bridge.get_or_insert_default();
+                    for port in value.split_whitespace().filter(|word| *word != "none") {
+                        bridge.ports.push(port.parse().map_err(bad)?);
                     }
                 }
                 "bond-master" => self.joins.push((name.clone(), value.parse().map_err(bad)?)),
@@ -247,7 +308,8 @@ impl Importer {
         };
         let own = |word: &str| word == name.as_str() || word == "$IFACE" || word == "${IFACE}";
         let is_down = when.contains("down");
-        match words.as_slice() {
+        let all = words.as_slice();
+        match all {
             ["ip", "link", "set", "dev", device, rest @ ..]
             | ["ip", "link", "set", device, rest @ ..]
             | ["ifconfig", device, rest @ ..]
@@ -263,6 +325,9 @@ impl Importer {
                             gathered.mtu = Some(mtu(value, line)?);
                             rest = more;
                         }
+                        ["type", kind, options @ ..] if !is_down && gathered.type_words(kind, options) => {
+                            return Ok(());
+                        }
                         _ => break,
                     }
                 }
@@ -272,19 +337,29 @@ impl Importer {
                     [destination, rest @ ..] => (*destination, rest),
                     [] => ("", [].as_slice()),
                 };
-                let mut spec = RouteSpec { destination: None, gateway: None };
-                if destination != "default" {
-                    spec.destination = destination.parse().ok();
-                }
-                let known = destination == "default" || spec.destination.is_some();
-                if known && let Some(gateway) = route_words(rest, own) {
-                    spec.gateway =
-                        gateway.map(str::parse).transpose().map_err(|_| line.invalid("not an IP address"))?;
-                    gathered.routes.push(spec);
+                let known = match destination {
+                    "default" => Some(None),
+                    text => text.parse::<Prefix>().ok().map(Some),
+                };
+                let plain = |destination| RouteSpec {
+                    destination,
+                    gateway: None,
+                    table: MAIN_TABLE,
+                    metric: None,
+                    source: None,
+                };
+                if let Some(route) = known.and_then(|to| route_words(plain(to), rest, own)) {
+                    gathered.routes.push(route);
                     return Ok(());
                 }
             }
-            ["ip", "route", "del" | "delete", ..] if is_down => return Ok(()),
+            ["ip", "route" | "rule", "del" | "delete", ..] if is_down => return Ok(()),
+            ["ip", "rule", "add", words @ ..] | ["ip", "-6", "rule", "add", words @ ..] if !is_down => {
+                if let Some(rule) = rule_words(all.get(1) == Some(&"-6"), words) {
+                    self.rules.push(rule);
+                    return Ok(());
+                }
+            }
             ["sysctl", "-w", setting] | ["sysctl", setting] if !is_down => {
                 if let Some((key, value)) = setting.split_once('=') {
                     let sysctl = SysctlSpec::exactly(key, value).map_err(|e| line.invalid(e.to_string()))?;
@@ -321,13 +396,48 @@ impl Importer {
 }
 
 /// The gateway of what follows a route's destination; `None` if there is more to it than gateway and device.
-fn route_words<'a>(words: &[&'a str], own: impl Fn(&str) -> bool) -> Option<Option<&'a str>> {
-    match words {
-        [] => Some(None),
-        ["via", gateway, rest @ ..] => route_words(rest, own).map(|_| Some(*gateway)),
-        ["dev", device, rest @ ..] if own(device) => route_words(rest, own),
-        _ => None,
+fn route_words(mut route: RouteSpec, words: &[&str], own: impl Fn(&str) -> bool) -> Option<RouteSpec> {
+    let mut words = words;
+    while let [key, value, rest @ ..] = words {
+        match *key {
+            "via" => route.gateway = Some(value.parse().ok()?),
+            "dev" if own(value) => {}
+            "table" => route.table = value.parse().ok()?,
+            "metric" => route.metric = Some(value.parse().ok()?),
+            "src" => route.source = Some(value.parse().ok()?),
+            _ => return None,
+        }
+        words = rest;
     }
+    words.is_empty().then_some(route)
+}
+
+/// `from PREFIX to PREFIX iif LINK table NUMBER priority NUMBER`, each once and in any order.
+fn rule_words(v6: bool, words: &[&str]) -> Option<RuleSpec> {
+    let prefix = |text: &str| match text.split_once('/') {
+        Some(_) => text.parse().ok(),
+        None => text
+            .parse::<IpAddr>()
+            .ok()
+            .map(|a| Prefix { address: a, length: if a.is_ipv4() { 32 } else { 128 } }),
+    };
+    let (mut priority, mut table, mut words) = (None, None, words);
+    let mut rule = RuleSpec { priority: 0, from: None, to: None, incoming: None, table: 0, v6 };
+    while let [key, value, rest @ ..] = words {
+        match *key {
+            "from" if *value == "all" => {}
+            "from" => rule.from = Some(prefix(value)?),
+            "to" => rule.to = Some(prefix(value)?),
+            "iif" => rule.incoming = Some(value.parse().ok()?),
+            "table" | "lookup" => table = Some(value.parse().ok()?),
+            "priority" | "pref" => priority = Some(value.parse().ok()?),
+            _ => return None,
+        }
+        words = rest;
+    }
+    (rule.priority, rule.table) = (priority?, table?);
+    rule.v6 |= [rule.from, rule.to].into_iter().flatten().any(|prefix| prefix.address.is_ipv6());
+    words.is_empty().then_some(rule)
 }
 
 fn mtu(text: &str, line: &Line) -> Result<u32> {

@@ -3,14 +3,22 @@
 use std::fmt::Write as _;
 
 use super::import::named_vlan;
-use crate::Prefix;
 use crate::error::{Error, Result};
+use crate::kinds::{BridgeSpec, VlanSpec};
+use crate::plan::Step;
+use crate::route::{AddressSpec, RouteSpec};
 use crate::spec::{LinkKind, LinkSpec, NetSpec};
 
 pub(super) fn write(spec: &NetSpec) -> Result<String> {
     let mut out = String::from("auto lo\niface lo inet loopback\n");
     for link in &spec.links {
         stanza(spec, link, &mut out)?;
+    }
+    // Rules belong to no interface; the loopback's stanza comes first.
+    if !spec.rules.is_empty() {
+        let rules =
+            spec.rules.iter().map(|rule| format!("    up {}\n", Step::AddRule { rule: rule.clone() }));
+        out = out.replacen("inet loopback\n", &format!("inet loopback\n{}", rules.collect::<String>()), 1);
     }
     if !spec.sysctls.is_empty() {
         out.push_str("\n# Kernel parameters belong into /etc/sysctl.d:\n");
@@ -35,11 +43,42 @@ fn stanza(spec: &NetSpec, link: &LinkSpec, out: &mut String) -> Result<()> {
     // The settings of the link itself go with its first stanza.
     match &link.kind {
         LinkKind::Existing => {}
-        LinkKind::Vlan { parent, id } => {
-            line(out, &format!("    vlan-raw-device {parent}"));
-            if !named_vlan(name, parent, *id) {
-                line(out, &format!("    vlan-id {id}"));
+        LinkKind::Vlan(vlan) => {
+            line(out, &format!("    vlan-raw-device {}", vlan.parent));
+            if !named_vlan(name, &vlan.parent, vlan.id) {
+                line(out, &format!("    vlan-id {}", vlan.id));
             }
+            // What ifupdown has no word for, ip has.
+            let plain = VlanSpec::new(vlan.parent.clone(), vlan.id);
+            if *vlan != plain {
+                let unsaid =
+                    Step::SetKind { name: name.clone(), from: link.kind.clone(), to: link.kind.clone() };
+                if vlan.protocol != plain.protocol {
+                    return Err(Error::Invalid {
+                        object: name.to_string(),
+                        reason: format!("interfaces(5) has no word for the VLAN protocol {}", vlan.protocol),
+                    });
+                }
+                line(out, &format!("    up {unsaid}"));
+            }
+        }
+        LinkKind::Bridge(bridge) => {
+            let ports: Vec<&str> = bridge.ports.iter().map(host::IfName::as_str).collect();
+            let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(" ") };
+            line(out, &format!("    bridge_ports {ports}"));
+            if !bridge.options.is_empty() {
+                let options = BridgeSpec { ports: Vec::new(), options: bridge.options.clone() };
+                let to = LinkKind::Bridge(options);
+                line(out, &format!("    up {}", Step::SetKind { name: name.clone(), from: to.clone(), to }));
+            }
+        }
+        // ifupdown makes none of these; ip does, before the stanza's own settings.
+        LinkKind::Veth { .. } | LinkKind::Macvlan { .. } | LinkKind::Dummy => {
+            let (mtu, mac, controller, up) = (None, None, None, false);
+            let make =
+                Step::CreateLink { name: name.clone(), kind: link.kind.clone(), mtu, mac, controller, up };
+            line(out, &format!("    pre-up {make}"));
+            line(out, &format!("    post-down ip link del {name}"));
         }
         LinkKind::Bond(bond) => {
             let ports: Vec<&str> = bond.ports.iter().map(host::IfName::as_str).collect();
@@ -68,7 +107,9 @@ fn stanza(spec: &NetSpec, link: &LinkSpec, out: &mut String) -> Result<()> {
     for route in &link.routes {
         match (route.destination, route.gateway, first) {
             (None, Some(gateway), Some(address))
-                if !gateway_is_written && gateway.is_ipv4() == address.address.is_ipv4() =>
+                if !gateway_is_written
+                    && gateway.is_ipv4() == address.prefix.address.is_ipv4()
+                    && *route == RouteSpec::default_via(gateway) =>
             {
                 line(out, &format!("    gateway {gateway}"));
                 gateway_is_written = true;
@@ -79,10 +120,9 @@ fn stanza(spec: &NetSpec, link: &LinkSpec, out: &mut String) -> Result<()> {
                     reason: "a default route without a gateway cannot be written".to_owned(),
                 });
             }
-            (destination, gateway, _) => {
-                let destination = destination.map_or_else(|| "default".to_owned(), |d| d.to_string());
-                let via = gateway.map(|g| format!(" via {g}")).unwrap_or_default();
-                line(out, &format!("    up ip route add {destination}{via} dev {name}"));
+            _ => {
+                let add = Step::AddRoute { name: name.clone(), route: route.clone() };
+                line(out, &format!("    up {add}"));
             }
         }
     }
@@ -92,12 +132,12 @@ fn stanza(spec: &NetSpec, link: &LinkSpec, out: &mut String) -> Result<()> {
     Ok(())
 }
 
-fn head(link: &LinkSpec, address: Option<&Prefix>, out: &mut String) {
+fn head(link: &LinkSpec, address: Option<&AddressSpec>, out: &mut String) {
     let name = &link.name;
     match address {
         None => line(out, &format!("iface {name} inet manual")),
         Some(address) => {
-            let family = if address.address.is_ipv4() { "inet" } else { "inet6" };
+            let family = if address.prefix.address.is_ipv4() { "inet" } else { "inet6" };
             line(out, &format!("iface {name} {family} static\n    address {address}"));
         }
     }

@@ -2,14 +2,12 @@
 
 use host::Plan;
 
-use super::{Planner, Step, invalid};
-use crate::bond::{BondAttribute, BondChange, BondMoment, BondOptions, number};
-use crate::error::Result;
-use crate::spec::{BondSpec, LinkSpec, RouteSpec};
-use crate::state::{BondState, LinkState};
-
-/// `RTPROT_KERNEL`: routes the kernel makes of addresses, and makes anew by itself.
-const BY_THE_KERNEL: u8 = 2;
+use super::address::{as_spec, is_automatic};
+use super::{Planner, Step};
+use crate::bond::{BondAttribute, BondChange, BondOptions, number};
+use crate::route::RouteSpec;
+use crate::spec::{BondSpec, LinkSpec};
+use crate::state::{AddressState, BondState, LinkState};
 
 impl Planner<'_> {
     /// Plans the change of a living bond's options. One that the kernel takes only from a bond that is down costs a moment of silence:
@@ -21,7 +19,7 @@ impl Planner<'_> {
         now: &BondState,
         bond: &BondSpec,
         plan: &mut Plan<Step>,
-    ) -> Result<()> {
+    ) {
         let mut to: BondOptions = bond
             .options
             .iter()
@@ -29,22 +27,9 @@ impl Planner<'_> {
             .map(|(option, value)| (*option, value.clone()))
             .collect();
         if to.is_empty() {
-            return Ok(());
+            return;
         }
-        let has_ports = self.state.ports_of(seen.index).next().is_some();
-        let mut silence = false;
-        for option in to.keys() {
-            let info = option.info();
-            if info.refusal(BondMoment::new(now.mode, false, has_ports)).is_some() {
-                let reason = format!(
-                    "{info} cannot change while it has ports; release them or remove the bond first (ip link del {})",
-                    link.name,
-                    info = info.ip
-                );
-                return Err(invalid(&link.name, reason));
-            }
-            silence |= info.change == BondChange::Down && seen.up;
-        }
+        let silence = seen.up && to.keys().any(|option| option.info().change == BondChange::Down);
         // A monitor that changes takes the other one and all delays along.
         let monitor = |option: &BondAttribute| {
             matches!(option, BondAttribute::Miimon | BondAttribute::ArpInterval)
@@ -68,30 +53,16 @@ impl Planner<'_> {
         let name = link.name.clone();
         if !silence {
             plan.push(Step::SetBond { name, from, to });
-            return Ok(());
+            return;
         }
-        let routes: Vec<RouteSpec> = self
-            .state
-            .routes
-            .iter()
-            .filter(|route| route.link == seen.index && route.protocol != BY_THE_KERNEL)
-            .map(|route| RouteSpec { destination: route.destination, gateway: route.gateway })
-            .collect();
-        let addresses: Vec<_> = seen
-            .addresses
-            .iter()
-            .map(|address| address.prefix)
-            .filter(|prefix| match prefix.address {
-                // A link-local one the kernel makes anew.
-                std::net::IpAddr::V6(address) => !address.is_unicast_link_local(),
-                std::net::IpAddr::V4(_) => false,
-            })
-            .collect();
+        let routes: Vec<RouteSpec> = self.own_routes(seen).map(|route| route.route.clone()).collect();
+        let lost = |a: &&AddressState| a.prefix.address.is_ipv6() && !is_automatic(a);
+        let addresses: Vec<_> = seen.addresses.iter().filter(lost).map(as_spec).collect();
         for route in &routes {
             plan.push(Step::DeleteRoute { name: name.clone(), route: route.clone() });
         }
         for address in &addresses {
-            plan.push(Step::DeleteAddress { name: name.clone(), address: *address });
+            plan.push(Step::DeleteAddress { name: name.clone(), address: address.clone() });
         }
         plan.push(Step::SetUp { name: name.clone(), up: false });
         plan.push(Step::SetBond { name: name.clone(), from, to });
@@ -102,6 +73,5 @@ impl Planner<'_> {
         for route in routes {
             plan.push(Step::AddRoute { name: name.clone(), route });
         }
-        Ok(())
     }
 }

@@ -1,227 +1,24 @@
 //! From what is to what is wanted, in the only order the kernel accepts.
 
+mod address;
 mod bond;
 mod check;
+mod recreate;
+mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use host::{IfName, Impact, Plan};
+use host::{IfName, Plan};
 
-use crate::bond::{BondOptions, settable};
+pub use step::Step;
+
 use crate::error::{Error, Result};
-use crate::spec::{BondSpec, LinkKind, LinkSpec, NetSpec, RouteSpec};
-use crate::state::{LinkKindState, LinkState, NetState};
-use crate::{Prefix, VlanId};
-
-/// One change of the network. `Display` is the `ip` or `sysctl` line for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum Step {
-    /// Writes a kernel parameter.
-    Sysctl {
-        /// The file.
-        path: String,
-        /// What it held.
-        from: String,
-        /// What it is to hold.
-        to: String,
-    },
-    /// Makes a bond, down and without ports, with all its options.
-    CreateBond {
-        /// Its name.
-        name: IfName,
-        /// Its options; ports and primary come later.
-        bond: BondSpec,
-        /// Its MTU.
-        mtu: Option<u32>,
-        /// Its hardware address: that of the card its first port is or stands on. Left to itself, udev gives a new bond an address made
-        /// from the machine's id (`MACAddressPolicy=persistent`), at some moment after it was made; two machines cloned from one image
-        /// then share an address and cannot talk.
-        mac: Option<[u8; 6]>,
-    },
-    /// Makes a VLAN, enslaved in the same message if it is a port.
-    CreateVlan {
-        /// Its name.
-        name: IfName,
-        /// The link it is on.
-        parent: IfName,
-        /// Its number.
-        id: VlanId,
-        /// Its MTU.
-        mtu: Option<u32>,
-        /// The bond it is a port of.
-        controller: Option<IfName>,
-        /// Whether it is brought up at once.
-        up: bool,
-    },
-    /// Deletes a link that a spec of ours made. Not undone: applying the spec makes it anew.
-    DeleteLink {
-        /// Its name.
-        name: IfName,
-    },
-    /// Changes options of a bond that is there. Delays always go with `miimon`: the kernel rescales them silently when it changes.
-    SetBond {
-        /// Its name.
-        name: IfName,
-        /// The options it had.
-        from: BondOptions,
-        /// The options it is to have.
-        to: BondOptions,
-    },
-    /// Chooses a bond's preferred port.
-    SetPrimary {
-        /// The bond.
-        name: IfName,
-        /// The port it had.
-        from: Option<IfName>,
-        /// The port it is to have.
-        to: Option<IfName>,
-    },
-    /// Sets an MTU.
-    SetMtu {
-        /// The link.
-        name: IfName,
-        /// What it was.
-        from: u32,
-        /// What it is to be.
-        to: u32,
-    },
-    /// Brings a link up or down.
-    SetUp {
-        /// The link.
-        name: IfName,
-        /// Up, or down.
-        up: bool,
-    },
-    /// Makes a link a port of a bond, or releases it.
-    SetController {
-        /// The port.
-        name: IfName,
-        /// The bond it was in.
-        from: Option<IfName>,
-        /// The bond it is to be in.
-        to: Option<IfName>,
-    },
-    /// Adds an address.
-    AddAddress {
-        /// The link.
-        name: IfName,
-        /// The address.
-        address: Prefix,
-    },
-    /// Removes an address.
-    DeleteAddress {
-        /// The link.
-        name: IfName,
-        /// The address.
-        address: Prefix,
-    },
-    /// Adds a route.
-    AddRoute {
-        /// Through which link.
-        name: IfName,
-        /// The route.
-        route: RouteSpec,
-    },
-    /// Removes a route.
-    DeleteRoute {
-        /// Through which link.
-        name: IfName,
-        /// The route.
-        route: RouteSpec,
-    },
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mtu_of = |mtu: &Option<u32>| mtu.map(|m| format!(" mtu {m}")).unwrap_or_default();
-        match self {
-            Self::Sysctl { path, to, .. } => {
-                let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
-                write!(f, "sysctl -w {key}=\"{to}\"")
-            }
-            Self::CreateBond { name, bond, mtu, mac } => {
-                let mac = mac.map(|[a, b, c, d, e, f]| {
-                    format!(" address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-                });
-                let (mac, mtu) = (mac.unwrap_or_default(), mtu_of(mtu));
-                let options = words(&settable(&bond.options));
-                write!(f, "ip link add {name}{mac}{mtu} type bond mode {}{options}", bond.mode)
-            }
-            Self::CreateVlan { name, parent, id, mtu, controller, up } => {
-                let master = controller.as_ref().map(|c| format!(" master {c}")).unwrap_or_default();
-                let up = if *up { " up" } else { "" };
-                write!(
-                    f,
-                    "ip link add link {parent} name {name}{}{master}{up} type vlan id {id}",
-                    mtu_of(mtu)
-                )
-            }
-            Self::DeleteLink { name } => write!(f, "ip link del {name}"),
-            Self::SetBond { name, to, .. } => {
-                write!(f, "ip link set {name} type bond{}", words(&settable(to)))
-            }
-            Self::SetPrimary { name, to, .. } => {
-                write!(
-                    f,
-                    "ip link set {name} type bond primary {}",
-                    to.as_ref().map_or("\"\"", IfName::as_str)
-                )
-            }
-            Self::SetMtu { name, to, .. } => write!(f, "ip link set {name} mtu {to}"),
-            Self::SetUp { name, up } => write!(f, "ip link set {name} {}", if *up { "up" } else { "down" }),
-            Self::SetController { name, to: Some(to), .. } => write!(f, "ip link set {name} master {to}"),
-            Self::SetController { name, to: None, .. } => write!(f, "ip link set {name} nomaster"),
-            Self::AddAddress { name, address } => write!(f, "ip addr add {address} dev {name}"),
-            Self::DeleteAddress { name, address } => write!(f, "ip addr del {address} dev {name}"),
-            Self::AddRoute { name, route } => write!(f, "ip route add {}", shown(route, name)),
-            Self::DeleteRoute { name, route } => write!(f, "ip route del {}", shown(route, name)),
-        }
-    }
-}
-
-/// Options as words of a command.
-fn words(options: &BondOptions) -> String {
-    options.iter().map(|(option, value)| format!(" {option} {}", option.info().show(value))).collect()
-}
-
-fn shown(route: &RouteSpec, name: &IfName) -> String {
-    let destination = route.destination.map_or_else(|| "default".to_owned(), |d| d.to_string());
-    let via = route.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
-    format!("{destination}{via} dev {name}")
-}
-
-impl host::plan::Step for Step {
-    fn undo(&self) -> Vec<Self> {
-        match self.clone() {
-            Self::Sysctl { path, from, to } => vec![Self::Sysctl { path, from: to, to: from }],
-            Self::CreateBond { name, .. } | Self::CreateVlan { name, .. } => vec![Self::DeleteLink { name }],
-            Self::DeleteLink { .. } => vec![],
-            Self::SetBond { name, from, to } => vec![Self::SetBond { name, from: to, to: from }],
-            Self::SetPrimary { name, from, to } => vec![Self::SetPrimary { name, from: to, to: from }],
-            Self::SetMtu { name, from, to } => vec![Self::SetMtu { name, from: to, to: from }],
-            Self::SetUp { name, up } => vec![Self::SetUp { name, up: !up }],
-            Self::SetController { name, from, to } => vec![Self::SetController { name, from: to, to: from }],
-            Self::AddAddress { name, address } => vec![Self::DeleteAddress { name, address }],
-            Self::DeleteAddress { name, address } => vec![Self::AddAddress { name, address }],
-            Self::AddRoute { name, route } => vec![Self::DeleteRoute { name, route }],
-            Self::DeleteRoute { name, route } => vec![Self::AddRoute { name, route }],
-        }
-    }
-
-    fn impact(&self) -> Impact {
-        match self {
-            Self::DeleteLink { .. }
-            | Self::DeleteAddress { .. }
-            | Self::DeleteRoute { .. }
-            | Self::SetController { .. }
-            | Self::SetUp { up: false, .. } => Impact::DropsSessions,
-            _ => Impact::Online,
-        }
-    }
-}
+use crate::kinds::{BridgeSpec, VlanSpec};
+use crate::names::rename;
+use crate::route::RuleSpec;
+use crate::spec::{BondSpec, LinkKind, LinkSpec, NetSpec};
+use crate::state::{BondState, LinkKindState, LinkState, NetState, VlanState};
 
 fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Error {
     Error::Invalid { object: object.to_string(), reason: reason.into() }
@@ -232,9 +29,12 @@ fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Error {
 /// # Errors
 /// [`Error::Invalid`] and [`Error::NoLink`] name the link and the fix; then nothing is to be done at all.
 pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>) -> Result<Plan<Step>> {
-    let planner = Planner::new(state, spec);
-    check::check(&planner)?;
     let mut plan = Plan::default();
+    let renamed = rename(state, spec, &mut plan)?;
+    let state = renamed.as_ref().unwrap_or(state);
+    let mut planner = Planner::new(state, spec);
+    check::check(&planner)?;
+    planner.find_recreated()?;
     for sysctl in &spec.sysctls {
         let path = sysctl.path();
         let from = sysctls.get(&path).ok_or_else(|| {
@@ -249,36 +49,37 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
         }
     }
     let ordered = planner.ordered();
-    let is = |link: &&LinkSpec, f: fn(&LinkKind) -> bool| f(&link.kind);
+    planner.take_down(&ordered, &mut plan);
     // Network cards first, so that their VLANs can be opened; the ports among them wait for their bond.
-    for link in ordered.iter().filter(|l| is(l, |k| matches!(k, LinkKind::Existing))) {
+    for link in ordered.iter().filter(|link| matches!(link.kind, LinkKind::Existing)) {
         if planner.bond_of(&link.name).is_none() {
             planner.raise_mtu(link, &mut plan);
             planner.up(&link.name, &mut plan);
         }
     }
-    // Bonds, down and empty: then every option is free to be set, and VLANs can be born as ports.
+    // Bonds and bridges, down and empty: then every option is free to be set, and VLANs can be born as ports.
     for link in &ordered {
-        if let LinkKind::Bond(bond) = &link.kind {
-            planner.bond(link, bond, &mut plan)?;
+        match &link.kind {
+            LinkKind::Bond(bond) => planner.bond(link, bond, &mut plan),
+            LinkKind::Bridge(bridge) => planner.bridge(link, bridge, &mut plan),
+            _ => {}
         }
     }
     for link in &ordered {
-        if let LinkKind::Vlan { parent, id } = &link.kind {
-            planner.vlan(link, parent, *id, &mut plan)?;
-        }
+        planner.link(link, &mut plan);
     }
     for link in &ordered {
-        if let LinkKind::Bond(bond) = &link.kind {
-            planner.ports(link, bond, &mut plan);
+        match &link.kind {
+            LinkKind::Bond(bond) => planner.bond_ports(link, bond, &mut plan),
+            LinkKind::Bridge(bridge) => planner.bridge_ports(link, bridge, &mut plan),
+            _ => {}
         }
     }
-    for link in &ordered {
-        let is_port = planner.bond_of(&link.name).is_some();
-        if let LinkKind::Vlan { parent, .. } = &link.kind
-            && !is_port
-            && (planner.seen(&link.name).is_some() || !planner.is_up_early(parent))
-        {
+    for link in ordered.iter().filter(|link| planner.bond_of(&link.name).is_none()) {
+        if planner.seen(&link.name).is_some_and(|seen| seen.port.is_some()) {
+            // A bond leaves down what it lets go.
+            plan.push(Step::SetUp { name: link.name.clone(), up: true });
+        } else if is_single(&link.kind) && !planner.is_born_up(link) {
             planner.up(&link.name, &mut plan);
         }
     }
@@ -293,32 +94,49 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
     }
     ordered.iter().for_each(|link| planner.addresses(link, &mut plan));
     ordered.iter().for_each(|link| planner.routes(link, &mut plan));
+    let missing = |rule: &&RuleSpec| !state.rules.contains(rule);
+    spec.rules.iter().filter(missing).for_each(|rule| plan.push(Step::AddRule { rule: rule.clone() }));
+    planner.check_protected(&plan)?;
     Ok(plan)
 }
 
-/// The steps that take away what a spec makes: addresses and routes of ours, VLANs and bonds from the top down. Network cards stay as they
-/// are.
+/// The steps that take away what a spec makes: rules, addresses and routes of ours, software links from the top down. Network cards stay as
+/// they are.
 #[must_use]
 pub fn removal(state: &NetState, spec: &NetSpec) -> Plan<Step> {
     let planner = Planner::new(state, spec);
     let mut plan = Plan::default();
+    for rule in spec.rules.iter().filter(|rule| state.rules.contains(rule)) {
+        plan.push(Step::DeleteRule { rule: rule.clone() });
+    }
     let mut ordered = planner.ordered();
     ordered.reverse();
     // Bonds before the VLANs that are their ports, VLANs before what they are on.
     for link in &ordered {
         let Some(seen) = planner.seen(&link.name) else { continue };
-        match link.kind {
+        let name = || link.name.clone();
+        match &link.kind {
             LinkKind::Existing => {
+                for route in link.routes.iter().filter(|route| planner.has_route(seen, route)) {
+                    plan.push(Step::DeleteRoute { name: name(), route: route.clone() });
+                }
                 for address in &link.addresses {
-                    if seen.addresses.iter().any(|a| a.prefix == *address) {
-                        plan.push(Step::DeleteAddress { name: link.name.clone(), address: *address });
+                    if seen.addresses.iter().any(|a| a.prefix == address.prefix) {
+                        plan.push(Step::DeleteAddress { name: name(), address: address.clone() });
                     }
                 }
             }
-            _ => plan.push(Step::DeleteLink { name: link.name.clone() }),
+            // The other end of a pair goes with this one.
+            LinkKind::Veth { peer } if planner.spec_of(peer).is_some_and(|p| p.name < link.name) => {}
+            _ => plan.push(Step::DeleteLink { name: name(), was: None }),
         }
     }
     plan
+}
+
+/// Whether a link is made by itself: no card, and without ports.
+fn is_single(kind: &LinkKind) -> bool {
+    !matches!(kind, LinkKind::Existing | LinkKind::Bond(_) | LinkKind::Bridge(_))
 }
 
 /// State and spec, by name: with a thousand links nothing may look through all of them for each.
@@ -327,28 +145,36 @@ struct Planner<'a> {
     spec: &'a NetSpec,
     seen: BTreeMap<&'a str, &'a LinkState>,
     specs: BTreeMap<&'a str, &'a LinkSpec>,
-    bonds: BTreeMap<&'a str, &'a IfName>,
+    /// Ports with the bond or bridge of the spec that has them.
+    controllers: BTreeMap<&'a str, &'a LinkSpec>,
+    /// What is deleted and made anew.
+    recreated: BTreeSet<&'a str>,
 }
 
 impl<'a> Planner<'a> {
     fn new(state: &'a NetState, spec: &'a NetSpec) -> Self {
-        let mut bonds = BTreeMap::new();
+        let mut controllers = BTreeMap::new();
         for link in &spec.links {
-            if let LinkKind::Bond(bond) = &link.kind {
-                bonds.extend(bond.ports.iter().map(|port| (port.as_str(), &link.name)));
-            }
+            controllers.extend(link.kind.ports().iter().map(|port| (port.as_str(), link)));
         }
         Self {
             state,
             spec,
             seen: state.links.values().map(|link| (link.name.as_str(), link)).collect(),
             specs: spec.links.iter().map(|link| (link.name.as_str(), link)).collect(),
-            bonds,
+            controllers,
+            recreated: BTreeSet::new(),
         }
     }
 
+    /// A link that is there and stays.
     fn seen(&self, name: &IfName) -> Option<&'a LinkState> {
-        self.seen.get(name.as_str()).copied()
+        self.old(name.as_str()).filter(|_| !self.recreated.contains(name.as_str()))
+    }
+
+    /// A link that is there, though it may go.
+    fn old(&self, name: &str) -> Option<&'a LinkState> {
+        self.seen.get(name).copied()
     }
 
     fn spec_of(&self, name: &IfName) -> Option<&'a LinkSpec> {
@@ -357,16 +183,47 @@ impl<'a> Planner<'a> {
 
     /// The bond that the spec makes a link a port of.
     fn bond_of(&self, name: &IfName) -> Option<&'a IfName> {
-        self.bonds.get(name.as_str()).copied()
+        let link = self.controllers.get(name.as_str())?;
+        matches!(link.kind, LinkKind::Bond(_)).then_some(&link.name)
     }
 
-    /// Whether a new VLAN on this link can be brought up in the message that makes it: the link is up by then.
-    fn is_up_early(&self, parent: &IfName) -> bool {
-        match self.spec_of(parent).map(|link| &link.kind) {
-            Some(LinkKind::Existing) => self.bond_of(parent).is_none(),
-            Some(_) => false,
-            None => self.seen(parent).is_some_and(|seen| seen.up),
+    /// The present bond or bridge of a link, if that stays.
+    fn controller_now(&self, seen: &LinkState) -> Option<IfName> {
+        let name = self.state.name_of(seen.controller?)?;
+        (!self.recreated.contains(name)).then(|| name.parse().ok()).flatten()
+    }
+
+    /// Whether a new link on this one can be brought up in the message that makes it: this one is up by then.
+    fn is_up_early(&self, below: &IfName) -> bool {
+        match self.spec_of(below) {
+            Some(link) if matches!(link.kind, LinkKind::Existing) => self.bond_of(below).is_none(),
+            Some(link) => self.is_born_up(link),
+            None => self.seen(below).is_some_and(|seen| seen.up),
         }
+    }
+
+    /// Whether a link is brought up in the message that makes it. A bond's port is opened by its bond, and must not be up before.
+    fn is_born_up(&self, link: &LinkSpec) -> bool {
+        self.seen(&link.name).is_none()
+            && self.bond_of(&link.name).is_none()
+            && match &link.kind {
+                LinkKind::Vlan(VlanSpec { parent, .. }) | LinkKind::Macvlan { parent, .. } => {
+                    self.is_up_early(parent)
+                }
+                LinkKind::Dummy => true,
+                // The other end may not be there yet to answer.
+                _ => false,
+            }
+    }
+
+    /// Whether a veth end comes into being with its other end.
+    fn is_born_with_peer(&self, link: &LinkSpec) -> bool {
+        matches!(&link.kind, LinkKind::Veth { peer } if self.spec_of(peer).is_some_and(|p| p.name < link.name))
+    }
+
+    /// Whether a link comes into being as the other end of one in the spec.
+    fn is_peer(&self, name: &IfName) -> bool {
+        self.spec.links.iter().any(|link| matches!(&link.kind, LinkKind::Veth { peer } if peer == name))
     }
 
     /// The links, each after what it stands on.
@@ -382,19 +239,18 @@ impl<'a> Planner<'a> {
             return guard;
         }
         let below = |name: &IfName| self.depth(name, guard + 1) + 1;
-        match self.spec_of(name).map(|link| &link.kind) {
-            Some(LinkKind::Vlan { parent, .. }) => below(parent),
-            Some(LinkKind::Bond(bond)) => bond.ports.iter().map(below).max().unwrap_or(0),
-            _ => 0,
+        let Some(link) = self.spec_of(name) else { return 0 };
+        if let LinkKind::Veth { peer } = &link.kind {
+            // After the end that makes both.
+            return if self.is_born_with_peer(link) { below(peer) } else { 0 };
         }
+        link.kind.parent().into_iter().chain(link.kind.ports()).map(below).max().unwrap_or(0)
     }
 
     /// The hardware address of the card that a link is or stands on.
     fn card_mac(&self, name: &IfName, guard: usize) -> Option<[u8; 6]> {
-        match self.spec_of(name).map(|link| &link.kind) {
-            Some(LinkKind::Vlan { parent, .. }) if guard < self.spec.links.len() => {
-                self.card_mac(parent, guard + 1)
-            }
+        match self.spec_of(name).and_then(|link| link.kind.parent()) {
+            Some(parent) if guard < self.spec.links.len() => self.card_mac(parent, guard + 1),
             _ => self.seen(name).and_then(|seen| seen.mac.as_slice().try_into().ok()),
         }
     }
@@ -413,140 +269,188 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn bond(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) -> Result<()> {
-        let name = link.name.clone();
-        let Some(seen) = self.seen(&link.name) else {
-            let mac = bond.ports.first().and_then(|port| self.card_mac(port, 0));
-            plan.push(Step::CreateBond { name, bond: bond.clone(), mtu: link.mtu, mac });
-            return Ok(());
-        };
-        let LinkKindState::Bond(now) = &seen.kind else {
-            return Err(invalid(
-                name,
-                "there is an interface of this name that is no bond; rename or delete it",
-            ));
-        };
-        if now.mode != bond.mode {
-            let reason = format!(
-                "its mode is {} and cannot become {} while it lives; remove the bond first (ip link del {name})",
-                now.mode, bond.mode
-            );
-            return Err(invalid(&link.name, reason));
-        }
-        self.options(link, seen, now, bond, plan)?;
-        self.raise_mtu(link, plan);
-        Ok(())
-    }
-
-    fn vlan(&self, link: &LinkSpec, parent: &IfName, id: VlanId, plan: &mut Plan<Step>) -> Result<()> {
-        let name = link.name.clone();
-        let controller = self.bond_of(&link.name).cloned();
-        let Some(seen) = self.seen(&link.name) else {
-            // A port takes its bond's MTU.
-            let bond_mtu = controller.as_ref().and_then(|c| self.spec_of(c)).and_then(|c| c.mtu);
-            let mtu = link.mtu.or(bond_mtu);
-            // A port is opened by its bond, and must not be up before.
-            let up = controller.is_none() && self.is_up_early(parent);
-            plan.push(Step::CreateVlan { name, parent: parent.clone(), id, mtu, controller, up });
-            return Ok(());
-        };
-        let LinkKindState::Vlan { id: now, .. } = &seen.kind else {
-            return Err(invalid(
-                name,
-                "there is an interface of this name that is no VLAN; rename or delete it",
-            ));
-        };
-        let on = seen.lower.and_then(|lower| self.state.name_of(lower));
-        if *now != Some(id) || on != Some(parent.as_str()) {
-            let now = now.map_or_else(|| "?".to_owned(), |id| id.to_string());
-            let reason = format!(
-                "it is VLAN {now} on {} and a living VLAN cannot move to VLAN {id} on {parent}; remove it first (ip link del {name})",
-                on.unwrap_or("nothing")
-            );
-            return Err(invalid(&link.name, reason));
-        }
-        if controller.is_none() {
-            self.raise_mtu(link, plan);
-        }
-        Ok(())
-    }
-
-    fn ports(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
-        let seen = self.seen(&link.name);
-        for port in &bond.ports {
-            let born_as_port = self.spec_of(port).is_some_and(|l| matches!(l.kind, LinkKind::Vlan { .. }));
-            match self.seen(port) {
-                None if born_as_port => {}
-                Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {
-                    // A port that shrank with the card below it, while the bond kept its MTU: giving the bond the one it has is
-                    // no change to the kernel (dev_set_mtu).
-                    let bond_mtu = seen.map_or(now.mtu, |seen| seen.mtu);
-                    if now.mtu != bond_mtu && link.mtu.is_none_or(|mtu| mtu == bond_mtu) {
-                        plan.push(Step::SetMtu { name: port.clone(), from: now.mtu, to: bond_mtu });
-                    }
-                }
-                now => {
-                    if now.is_some_and(|now| now.up) {
-                        // bond_enslave refuses a link that is up; the bond opens it itself.
-                        plan.push(Step::SetUp { name: port.clone(), up: false });
-                    }
-                    let from = now
-                        .and_then(|now| now.controller)
-                        .and_then(|c| self.state.name_of(c))
-                        .and_then(|c| c.parse().ok());
-                    plan.push(Step::SetController { name: port.clone(), from, to: Some(link.name.clone()) });
-                }
+    fn bond(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
+        match self.seen(&link.name).map(|seen| (seen, &seen.kind)) {
+            Some((seen, LinkKindState::Bond(now))) => {
+                self.options(link, seen, now, bond, plan);
+                self.raise_mtu(link, plan);
+            }
+            _ => {
+                let mac = bond.ports.first().and_then(|port| self.card_mac(port, 0));
+                plan.push(Self::birth(link, mac, None, false));
             }
         }
+    }
+
+    fn bridge(&self, link: &LinkSpec, bridge: &BridgeSpec, plan: &mut Plan<Step>) {
+        let Some(LinkKindState::Bridge(now)) = self.seen(&link.name).map(|seen| &seen.kind) else {
+            // A bridge takes the smallest MTU of its ports by itself, unless it is given one: that waits for the ports.
+            let kind = LinkKind::Bridge(bridge.clone());
+            let (name, mtu, mac, controller) = (link.name.clone(), None, None, None);
+            plan.push(Step::CreateLink { name, kind, mtu, mac, controller, up: false });
+            return;
+        };
+        let mut to = BridgeSpec::new();
+        let mut from = BridgeSpec::new();
+        for (option, value) in
+            bridge.options.iter().filter(|(option, value)| now.get(*option) != Some(*value))
+        {
+            to.options.insert(*option, *value);
+            from.options.extend(now.get(option).map(|value| (*option, *value)));
+        }
+        self.set_kind(link, !to.options.is_empty(), LinkKind::Bridge(from), LinkKind::Bridge(to), plan);
+    }
+
+    fn set_kind(&self, link: &LinkSpec, differs: bool, from: LinkKind, to: LinkKind, plan: &mut Plan<Step>) {
+        if differs {
+            plan.push(Step::SetKind { name: link.name.clone(), from, to });
+        }
+    }
+
+    fn birth(link: &LinkSpec, mac: Option<[u8; 6]>, controller: Option<IfName>, up: bool) -> Step {
+        let (name, kind) = (link.name.clone(), link.kind.clone());
+        Step::CreateLink { name, kind, mtu: link.mtu, mac, controller, up }
+    }
+
+    /// A link without ports: made, as a port in the same message, or changed.
+    fn link(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
+        if !is_single(&link.kind) {
+            return;
+        }
+        let controller = self.controllers.get(link.name.as_str());
+        let Some(seen) = self.seen(&link.name) else {
+            if self.is_born_with_peer(link) {
+                if let Some(mtu) = link.mtu.filter(|mtu| *mtu != 1500) {
+                    plan.push(Step::SetMtu { name: link.name.clone(), from: 1500, to: mtu });
+                }
+                return;
+            }
+            // A bond's port takes its bond's MTU.
+            let bond = controller.filter(|c| matches!(c.kind, LinkKind::Bond(_)));
+            let mtu = link.mtu.or_else(|| bond.and_then(|bond| bond.mtu));
+            let link = LinkSpec { mtu, ..link.clone() };
+            plan.push(Self::birth(&link, None, controller.map(|c| c.name.clone()), self.is_born_up(&link)));
+            return;
+        };
+        match (&link.kind, &seen.kind) {
+            (LinkKind::Vlan(vlan), LinkKindState::Vlan(now)) => {
+                if let Some((from, to)) = vlan_changes(vlan, now) {
+                    self.set_kind(link, true, LinkKind::Vlan(from), LinkKind::Vlan(to), plan);
+                }
+            }
+            (LinkKind::Macvlan { parent, mode }, LinkKindState::Macvlan(now)) => {
+                let of = |mode| LinkKind::Macvlan { parent: parent.clone(), mode };
+                self.set_kind(link, mode != now, of(*now), of(*mode), plan);
+            }
+            _ => {}
+        }
+        if self.bond_of(&link.name).is_none() {
+            self.raise_mtu(link, plan);
+        }
+    }
+
+    /// Makes a link a port, unless it is one or is born as one.
+    fn join(&self, port: &IfName, controller: &LinkSpec, plan: &mut Plan<Step>) {
+        let seen = self.seen(&controller.name);
+        let born_as_port =
+            self.spec_of(port).is_some_and(|l| is_single(&l.kind) && !self.is_born_with_peer(l));
+        let now = self.seen(port);
+        match now {
+            None if born_as_port => {}
+            Some(now) if seen.is_some() && now.controller == seen.map(|s| s.index) => {
+                // A port that shrank with the card below it, while the bond kept its MTU: giving the bond the one it has is no change to
+                // the kernel (dev_set_mtu).
+                let mtu = seen.map_or(now.mtu, |seen| seen.mtu);
+                let is_bond = matches!(controller.kind, LinkKind::Bond(_));
+                if is_bond && now.mtu != mtu && controller.mtu.is_none_or(|wanted| wanted == mtu) {
+                    plan.push(Step::SetMtu { name: port.clone(), from: now.mtu, to: mtu });
+                }
+            }
+            now => {
+                let from = now.and_then(|now| self.controller_now(now));
+                // A port of a bond that was deleted is down.
+                let released = from.is_none() && now.is_some_and(|now| now.controller.is_some());
+                if matches!(controller.kind, LinkKind::Bond(_)) && now.is_some_and(|now| now.up && !released)
+                {
+                    // bond_enslave refuses a link that is up; the bond opens it itself.
+                    plan.push(Step::SetUp { name: port.clone(), up: false });
+                }
+                let to = Some(controller.name.clone());
+                plan.push(Step::SetController { name: port.clone(), from, to });
+            }
+        }
+    }
+
+    fn bond_ports(&self, link: &LinkSpec, bond: &BondSpec, plan: &mut Plan<Step>) {
+        let seen = self.seen(&link.name);
+        let primary = seen.and_then(|seen| match &seen.kind {
+            LinkKindState::Bond(now) => self.primary(now),
+            _ => None,
+        });
+        let is_port =
+            |port: &IfName| self.seen(port).is_some_and(|now| now.controller == seen.map(|s| s.index));
+        if seen.is_some()
+            && bond.mode.takes_primary()
+            && bond.primary.is_none()
+            && primary.is_none()
+            && bond.ports.iter().any(|port| !is_port(port))
+        {
+            // A bond remembers the name of a primary port that has left, and shows it to nobody: a port of this name that joins would be
+            // preferred again (bond_enslave).
+            plan.push(Step::SetPrimary { name: link.name.clone(), from: None, to: None });
+        }
+        bond.ports.iter().for_each(|port| self.join(port, link, plan));
         if let Some(seen) = seen {
             for extra in self.state.ports_of(seen.index) {
                 if let Ok(name) = extra.name.parse::<IfName>()
                     && !bond.ports.contains(&name)
+                    && !self.controllers.contains_key(name.as_str())
+                    && self.seen(&name).is_some()
                 {
                     plan.push(Step::SetController { name, from: Some(link.name.clone()), to: None });
                 }
             }
         }
-        let primary = seen.and_then(|seen| match &seen.kind {
-            LinkKindState::Bond(now) => {
-                now.primary.and_then(|p| self.state.name_of(p)).and_then(|p| p.parse().ok())
-            }
-            _ => None,
-        });
         if bond.mode.takes_primary() && primary != bond.primary {
             plan.push(Step::SetPrimary { name: link.name.clone(), from: primary, to: bond.primary.clone() });
         }
         self.up(&link.name, plan);
     }
 
-    fn addresses(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
-        let have = self.seen(&link.name).map(|seen| seen.addresses.as_slice()).unwrap_or_default();
-        for address in &link.addresses {
-            if have.iter().any(|a| a.prefix == *address) {
-                continue;
-            }
-            let name = link.name.clone();
-            // The same address with another prefix length is a second address to the kernel; to its owner it is a correction.
-            let other = have.iter().find(|a| a.prefix.address == address.address);
-            if let Some(other) = other {
-                plan.push(Step::DeleteAddress { name: name.clone(), address: other.prefix });
-            }
-            plan.push(Step::AddAddress { name, address: *address });
-        }
+    fn primary(&self, now: &BondState) -> Option<IfName> {
+        now.primary.and_then(|p| self.state.name_of(p)).and_then(|p| p.parse().ok())
     }
 
-    fn routes(&self, link: &LinkSpec, plan: &mut Plan<Step>) {
-        let index = self.seen(&link.name).map(|seen| seen.index);
-        for route in &link.routes {
-            let there = self.state.routes.iter().any(|r| {
-                Some(r.link) == index
-                    && r.destination == route.destination
-                    && r.gateway == route.gateway
-                    && route.gateway.is_none_or(|g| g.is_ipv6() == r.is_v6)
-            });
-            if !there {
-                plan.push(Step::AddRoute { name: link.name.clone(), route: route.clone() });
+    fn bridge_ports(&self, link: &LinkSpec, bridge: &BridgeSpec, plan: &mut Plan<Step>) {
+        bridge.ports.iter().for_each(|port| self.join(port, link, plan));
+        match (link.mtu, self.seen(&link.name)) {
+            (Some(to), None) => plan.push(Step::SetMtu { name: link.name.clone(), from: 1500, to }),
+            _ => self.raise_mtu(link, plan),
+        }
+        self.up(&link.name, plan);
+    }
+}
+
+/// What a living VLAN must change: what it has, and what it is to have.
+fn vlan_changes(vlan: &VlanSpec, now: &VlanState) -> Option<(VlanSpec, VlanSpec)> {
+    let bare = VlanSpec::new(vlan.parent.clone(), vlan.id).with_protocol(vlan.protocol);
+    let (mut from, mut to) = (bare.clone(), bare);
+    for (flag, on) in vlan.flags.iter().filter(|(flag, on)| now.has(**flag) != **on) {
+        from.flags.insert(*flag, !on);
+        to.flags.insert(*flag, *on);
+    }
+    let maps = [
+        (&vlan.egress_qos, &now.egress_qos, &mut from.egress_qos, &mut to.egress_qos),
+        (&vlan.ingress_qos, &now.ingress_qos, &mut from.ingress_qos, &mut to.ingress_qos),
+    ];
+    for (wanted, now, from, to) in maps {
+        for (key, value) in wanted {
+            let had = now.get(key).copied().unwrap_or(0);
+            if had != *value {
+                from.insert(*key, had);
+                to.insert(*key, *value);
             }
         }
     }
+    (from != to).then_some((from, to))
 }

@@ -1,12 +1,12 @@
 //! Links: `struct ifinfomsg { u8 family; u8 pad; u16 type; i32 index; u32 flags; u32 change; }` and `IFLA_*`.
 
-use host::nl::{Attribute, Attributes, Message, NESTED, Reply, attributes, flags};
+use host::nl::{Attributes, Message, NESTED, Reply, attributes, flags};
 use host::{IfName, ParseError};
 
-use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK};
-use crate::bond::{BondAttribute, BondOptions, Encoded};
-use crate::state::{BondState, LinkKindState, LinkState};
-use crate::{BondMode, VlanId};
+use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, kind};
+use crate::bond::BondOptions;
+use crate::spec::LinkKind;
+use crate::state::{BondPortState, LinkKindState, LinkState};
 
 const IFF_UP: u32 = 0x1;
 const IFF_LOWER_UP: u32 = 0x1_0000;
@@ -21,16 +21,14 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_MIN_MTU: u16 = 50;
 const IFLA_MAX_MTU: u16 = 51;
+const IFLA_PERM_ADDRESS: u16 = 54;
+const IFLA_PARENT_DEV_NAME: u16 = 56;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_PORT_KIND: u16 = 4;
+const INFO_PORT_DATA: u16 = 5;
 /// Leave the counters out: two thirds of a dump.
 const SKIP_STATS: u32 = 1 << 3;
-
-const BOND_MODE: u16 = 1;
-const BOND_ACTIVE_PORT: u16 = 2;
-const BOND_PRIMARY: u16 = 11;
-const VLAN_ID: u16 = 1;
-const VLAN_PROTOCOL: u16 = 5;
 
 fn header(index: u32, set: u32, change: u32) -> Vec<u8> {
     let mut out = vec![0; 4];
@@ -64,6 +62,10 @@ pub(crate) fn set_mtu(index: u32, mtu: u32) -> Message {
     about(index).with_u32(IFLA_MTU, mtu)
 }
 
+pub(crate) fn rename(index: u32, name: &IfName) -> Message {
+    about(index).with_str(IFLA_IFNAME, name.as_str())
+}
+
 pub(crate) fn set_controller(index: u32, controller: u32) -> Message {
     about(index).with_u32(IFLA_MASTER, controller)
 }
@@ -72,74 +74,59 @@ pub(crate) fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0).with_header(&header(index, 0, 0))
 }
 
-fn create(name: &IfName, mtu: Option<u32>, up: bool) -> Message {
-    let bits = if up { IFF_UP } else { 0 };
-    let message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL)
+/// A link to be made.
+pub(crate) struct Birth<'a> {
+    pub(crate) name: &'a IfName,
+    pub(crate) kind: &'a LinkKind,
+    /// The link below a VLAN or macvlan.
+    pub(crate) parent: Option<u32>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) mac: Option<[u8; 6]>,
+    /// Enslaved in the same message: a link that is up already cannot become a bond's port (`bond_enslave`).
+    pub(crate) controller: Option<u32>,
+    pub(crate) up: bool,
+}
+
+pub(crate) fn create(birth: &Birth<'_>) -> Message {
+    let bits = if birth.up { IFF_UP } else { 0 };
+    let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL)
         .with_header(&header(0, bits, bits))
-        .with_str(IFLA_IFNAME, name.as_str());
-    match mtu {
-        Some(mtu) => message.with_u32(IFLA_MTU, mtu),
+        .with_str(IFLA_IFNAME, birth.name.as_str());
+    for (kind, value) in [(IFLA_MTU, birth.mtu), (IFLA_LINK, birth.parent), (IFLA_MASTER, birth.controller)] {
+        if let Some(value) = value {
+            message = message.with_u32(kind, value);
+        }
+    }
+    if let Some(mac) = birth.mac {
+        message = message.with(IFLA_ADDRESS, &mac);
+    }
+    info(message, birth.kind)
+}
+
+/// Changes what a living link can change of its kind. A bond's options the kernel applies in an order of its own and stops at the first it
+/// refuses: what came before stays changed.
+pub(crate) fn set_kind(index: u32, kind: &LinkKind) -> Message {
+    info(about(index), kind)
+}
+
+fn info(message: Message, kind: &LinkKind) -> Message {
+    match kind.word() {
+        Some(word) => message
+            .with_nest(IFLA_LINKINFO | NESTED, |m| kind::data(m.with_str(INFO_KIND, word), INFO_DATA, kind)),
         None => message,
     }
 }
 
-/// A VLAN, enslaved in the same message if it is to be a port: one that is up already cannot be (`bond_enslave`).
-pub(crate) fn create_vlan(
-    name: &IfName,
-    parent: u32,
-    id: VlanId,
-    mtu: Option<u32>,
-    controller: Option<u32>,
-    up: bool,
-) -> Message {
-    let mut message = create(name, mtu, up).with_u32(IFLA_LINK, parent);
-    if let Some(controller) = controller {
-        message = message.with_u32(IFLA_MASTER, controller);
-    }
-    message.with_nest(IFLA_LINKINFO | NESTED, |m| {
-        m.with_str(INFO_KIND, "vlan").with_nest(INFO_DATA | NESTED, |m| m.with_u16(VLAN_ID, id.get()))
-    })
-}
-
-pub(crate) fn create_bond(
-    name: &IfName,
-    mode: BondMode,
-    options: &BondOptions,
-    mtu: Option<u32>,
-    mac: Option<[u8; 6]>,
-) -> Message {
-    let message = match mac {
-        Some(mac) => create(name, mtu, false).with(IFLA_ADDRESS, &mac),
-        None => create(name, mtu, false),
-    };
-    message.with_nest(IFLA_LINKINFO | NESTED, |m| {
-        bond_info(m, |m| settings(m.with_u8(BOND_MODE, mode.number()), options))
-    })
-}
-
-/// Changes options. The kernel applies them in an order of its own and stops at the first it refuses: what came before stays changed.
 pub(crate) fn set_bond(index: u32, options: &BondOptions) -> Message {
-    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, |m| settings(m, options)))
+    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| {
+        m.with_str(INFO_KIND, "bond").with_nest(INFO_DATA | NESTED, |m| kind::settings(m, options))
+    })
 }
 
 /// Chooses the preferred port, by the number of its link; 0 chooses none.
 pub(crate) fn set_primary(index: u32, port: u32) -> Message {
-    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| bond_info(m, |m| m.with_u32(BOND_PRIMARY, port)))
-}
-
-fn bond_info(message: Message, fill: impl FnOnce(Message) -> Message) -> Message {
-    message.with_str(INFO_KIND, "bond").with_nest(INFO_DATA | NESTED, fill)
-}
-
-fn settings(message: Message, options: &BondOptions) -> Message {
-    options.iter().fold(message, |m, (option, value)| {
-        let info = option.info();
-        match info.encode(value) {
-            Encoded::Bytes(bytes) => m.with(info.number, &bytes),
-            Encoded::Nest(children) => m.with_nest(info.number | NESTED, |m| {
-                (0_u16..).zip(&children).fold(m, |m, (number, bytes)| m.with(number, bytes))
-            }),
-        }
+    about(index).with_nest(IFLA_LINKINFO | NESTED, |m| {
+        m.with_str(INFO_KIND, "bond").with_nest(INFO_DATA | NESTED, |m| m.with_u32(kind::BOND_PRIMARY, port))
     })
 }
 
@@ -158,6 +145,9 @@ pub(crate) fn parse(reply: &Reply) -> Result<LinkState, ParseError> {
         carrier: device_flags & IFF_LOWER_UP != 0,
         oper: 0,
         mac: Vec::new(),
+        permanent_mac: Vec::new(),
+        bus_name: None,
+        port: None,
         controller: None,
         lower: None,
         addresses: Vec::new(),
@@ -173,66 +163,30 @@ pub(crate) fn parse(reply: &Reply) -> Result<LinkState, ParseError> {
             IFLA_OPERSTATE => link.oper = attribute.u8().unwrap_or_default(),
             IFLA_MIN_MTU => link.mtu_range.0 = attribute.u32().filter(|n| *n != 0),
             IFLA_MAX_MTU => link.mtu_range.1 = attribute.u32().filter(|n| *n != 0),
-            IFLA_LINKINFO => link.kind = parse_kind(attribute.nested())?,
+            IFLA_LINKINFO => (link.kind, link.port) = parse_kind(attribute.nested())?,
+            IFLA_PERM_ADDRESS => link.permanent_mac = attribute.payload.to_vec(),
+            IFLA_PARENT_DEV_NAME => link.bus_name = attribute.text().map(str::to_owned),
             _ => {}
         }
     }
     Ok(link)
 }
 
-fn parse_kind(info: Attributes<'_>) -> Result<LinkKindState, ParseError> {
-    let (mut kind, mut data) = (None, None);
+fn parse_kind(info: Attributes<'_>) -> Result<(LinkKindState, Option<BondPortState>), ParseError> {
+    let (mut kind, mut data, mut of_bond, mut port) = (None, None, false, None);
     for attribute in info {
         let attribute = attribute?;
         match attribute.kind {
             INFO_KIND => kind = attribute.text().map(str::to_owned),
             INFO_DATA => data = Some(attribute),
+            INFO_PORT_KIND => of_bond = attribute.text() == Some("bond"),
+            INFO_PORT_DATA if of_bond => port = Some(kind::parse_port(attribute.nested())?),
             _ => {}
         }
     }
-    let data = data.iter().flat_map(Attribute::nested);
-    match kind.as_deref() {
-        // A port of a bond has INFO_SLAVE_KIND only.
-        None => Ok(LinkKindState::Physical),
-        Some("vlan") => {
-            let (mut id, mut protocol) = (None, 0x8100);
-            for attribute in data {
-                let attribute = attribute?;
-                match attribute.kind {
-                    VLAN_ID => id = attribute.u16().and_then(|id| VlanId::new(id).ok()),
-                    VLAN_PROTOCOL => protocol = attribute.u16().map_or(0, u16::from_be),
-                    _ => {}
-                }
-            }
-            Ok(LinkKindState::Vlan { id, protocol })
-        }
-        Some("bond") => {
-            let mut bond = BondState {
-                mode: BondMode::BalanceRr,
-                primary: None,
-                active: None,
-                options: BondOptions::new(),
-            };
-            for attribute in data {
-                let attribute = attribute?;
-                let port = || attribute.u32().filter(|n| *n != 0);
-                match attribute.kind {
-                    BOND_MODE => bond.mode = BondMode::from_number(attribute.u8().unwrap_or_default()),
-                    BOND_ACTIVE_PORT => bond.active = port(),
-                    BOND_PRIMARY => bond.primary = port(),
-                    number => {
-                        if let Some(info) = BondAttribute::from_number(number)
-                            && let Some(value) = info.decode(attribute.payload)
-                        {
-                            bond.options.insert(info.attribute, value);
-                        }
-                    }
-                }
-            }
-            Ok(LinkKindState::Bond(bond))
-        }
-        Some(other) => Ok(LinkKindState::Other(other.to_owned())),
-    }
+    // A port of a bond has INFO_SLAVE_KIND only.
+    let Some(word) = kind else { return Ok((LinkKindState::Physical, port)) };
+    Ok((kind::parse(&word, data.as_ref())?, port))
 }
 
 #[cfg(test)]
@@ -240,9 +194,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::bond::BondAttribute;
+    use crate::kinds::{VlanFlag, VlanProtocol, VlanSpec};
+    use crate::{BondMode, VlanId};
     use netlink_packet_core::{NetlinkBuffer, NetlinkDeserializable, NetlinkHeader};
     use netlink_packet_route::RouteNetlinkMessage;
-    use netlink_packet_route::link::{InfoBond, InfoData, InfoVlan, LinkAttribute, LinkInfo};
+    use netlink_packet_route::link::{
+        InfoBond, InfoData, InfoVlan, LinkAttribute, LinkInfo, VlanFlags, VlanQosMapping,
+    };
     use proptest::prelude::*;
 
     /// What the rust-netlink crate reads in our message.
@@ -269,18 +228,33 @@ mod tests {
         data.expect("has data")
     }
 
+    fn birth<'a>(name: &'a IfName, kind: &'a LinkKind) -> Birth<'a> {
+        Birth { name, kind, parent: None, mtu: None, mac: None, controller: None, up: false }
+    }
+
     #[test]
     fn another_implementation_reads_our_vlan() {
         let name = "int1.2".parse().expect("name");
-        let attributes =
-            oracle(&create_vlan(&name, 3, VlanId::new(2).expect("id"), Some(1500), Some(9), false));
+        let vlan = VlanSpec::new("int1".parse().expect("name"), VlanId::new(2).expect("id"))
+            .with_protocol(VlanProtocol::Dot1Ad)
+            .with_flag(VlanFlag::Gvrp, true)
+            .with_flag(VlanFlag::ReorderHdr, false)
+            .with_egress_qos(6, 5);
+        let kind = LinkKind::Vlan(vlan);
+        let birth = Birth { parent: Some(3), mtu: Some(1500), controller: Some(9), ..birth(&name, &kind) };
+        let attributes = oracle(&create(&birth));
         assert!(attributes.contains(&LinkAttribute::IfName("int1.2".into())));
         assert!(
             attributes.contains(&LinkAttribute::Link(3))
                 && attributes.contains(&LinkAttribute::Controller(9))
         );
         assert!(attributes.contains(&LinkAttribute::Mtu(1500)));
-        assert_eq!(info(&attributes), InfoData::Vlan(vec![InfoVlan::Id(2)]));
+        let InfoData::Vlan(all) = info(&attributes) else { panic!("no VLAN: {attributes:?}") };
+        let flags = VlanFlags::Gvrp;
+        assert_eq!(all[0], InfoVlan::Id(2));
+        assert!(all.contains(&InfoVlan::Flags((flags, VlanFlags::Gvrp | VlanFlags::ReorderHdr))), "{all:?}");
+        assert!(all.contains(&InfoVlan::EgressQos(vec![VlanQosMapping::Mapping(6, 5)])), "{all:?}");
+        assert!(all.contains(&InfoVlan::Protocol(netlink_packet_route::link::VlanProtocol::Ieee8021Ad)));
     }
 
     #[test]
@@ -306,7 +280,8 @@ mod tests {
             InfoBond::AdActorSysPrio(7),
             InfoBond::AdActorSystem([2, 0, 0, 0, 0, 9]),
         ]);
-        assert_eq!(info(&oracle(&create_bond(&name, spec.mode, &spec.options, None, None))), expected);
+        let kind = LinkKind::Bond(spec.clone());
+        assert_eq!(info(&oracle(&create(&birth(&name, &kind)))), expected);
         assert_eq!(info(&oracle(&set_primary(4, 7))), InfoData::Bond(vec![InfoBond::Primary(7)]));
         // And we read it back ourselves.
         let message = set_bond(4, &spec.options);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netcfg::{
     BondAttribute, BondMode, BondMoment, BondOptionInfo, BondOptions, BondSpec, BondState, BondValue,
-    BondWire, Host, IfName, LinkKindState, LinkSpec, NetSpec, Netcfg, Plan, Prefix, Step,
+    BondWire, Host, IfName, LinkKind, LinkKindState, LinkSpec, NetSpec, Netcfg, Plan, Prefix, Step,
 };
 
 use super::{Outcome, name};
@@ -73,7 +73,9 @@ pub(super) fn every_option(host: &Host, a: &IfName, _: &IfName) -> Outcome {
     for mode in MODES {
         for (up, ports) in [(false, false), (true, false), (true, true)] {
             let spec = BondSpec::new(mode);
-            let create = Step::CreateBond { name: bond0(), bond: spec.clone(), mtu: None, mac: None };
+            let (mtu, mac, controller) = (None, None, None);
+            let kind = LinkKind::Bond(spec.clone());
+            let create = Step::CreateLink { name: bond0(), kind, mtu, mac, controller, up: false };
             net.apply(Plan::new(vec![create]))?;
             if ports {
                 let down = Step::SetUp { name: a.clone(), up: false };
@@ -206,7 +208,7 @@ pub(super) fn changes_on_a_living_bond(host: &Host, a: &IfName, b: &IfName) -> O
     let state = net.list()?;
     let bond = state.link(&bond0()).expect("bond");
     assert!(bond.up && bond.addresses.iter().any(|address| address.prefix == v6));
-    assert!(state.routes.iter().any(|route| route.gateway == Some("10.77.0.9".parse().expect("v4"))));
+    assert!(state.routes.iter().any(|route| route.route.gateway == Some("10.77.0.9".parse().expect("v4"))));
     // A monitor of another kind, and back; delays keep their time when miimon changes.
     let targets = vec!["10.77.0.9".parse()?];
     let backup = || BondSpec::new(BondMode::ActiveBackup);
@@ -223,7 +225,7 @@ pub(super) fn changes_on_a_living_bond(host: &Host, a: &IfName, b: &IfName) -> O
     // Hardware addresses are chosen before there are ports.
     let active = backup().with_option(BondAttribute::FailOverMac, 1);
     let error = net.ensure(&spec(active)?).expect_err("has ports").to_string();
-    assert!(error.contains("fail_over_mac cannot change while it has ports"), "{error}");
+    assert!(error.contains("its fail_over_mac cannot change while it has ports"), "{error}");
     for (bond, hint) in [
         (backup().with_option(BondAttribute::LacpRate, 1), "lacp_rate is not for mode active-backup"),
         (backup().with_option(BondAttribute::XmitHashPolicy, 9), "one of layer2, layer3+4"),

@@ -1,6 +1,8 @@
 //! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
 
 mod bond;
+mod kinds;
+mod random;
 mod watch;
 
 use std::time::Duration;
@@ -31,6 +33,13 @@ pub(crate) const ALL: &[Check] = &[
     ("a_new_bond_has_the_known_defaults", bond::defaults),
     ("every_bond_option_in_every_mode_is_taken_or_refused_as_known", bond::every_option),
     ("a_living_bond_changes_its_options", bond::changes_on_a_living_bond),
+    ("every_kind_of_link_is_made_changed_and_removed", kinds::every_kind),
+    ("what_cannot_change_is_made_anew_only_if_allowed", kinds::recreation),
+    ("a_protected_address_is_not_cut_off", kinds::protection),
+    ("a_portal_answers_through_its_own_network", kinds::source_routing),
+    ("addresses_have_lifetimes_and_flags", kinds::addresses),
+    ("a_card_is_found_by_its_address_and_renamed", kinds::cards),
+    ("random_specs_one_after_the_other_are_what_they_say", random::specs),
     ("a_watch_tells_what_changes_and_ends_at_what_is", watch::tells),
 ];
 
@@ -100,7 +109,7 @@ fn bond_over_vlans(host: &Host, a: &IfName, b: &IfName) -> Outcome {
     assert_eq!(state.ports_of(bond.index).count(), 2);
     assert_eq!(state.link(&name(&format!("{a}.24"))).map(|l| l.mtu), Some(9000));
     assert!(bond.addresses.iter().any(|address| address.prefix.to_string() == "10.1.0.100/24"));
-    assert!(state.routes.iter().any(|r| r.link == bond.index && r.destination.is_none()));
+    assert!(state.routes.iter().any(|r| r.link == bond.index && r.route.destination.is_none()));
     Ok(())
 }
 
@@ -153,7 +162,9 @@ fn picture(host: &Host) -> Result<Vec<String>, Box<dyn std::error::Error>> {
         .map(|l| {
             let addresses: Vec<_> =
                 l.addresses.iter().filter(|a| a.prefix.address.is_ipv4()).map(|a| a.prefix).collect();
-            format!("{} mtu {} up {} in {:?} {addresses:?}", l.name, l.mtu, l.up, l.controller)
+            // By name: what was made anew has another number.
+            let controller = l.controller.and_then(|index| state.name_of(index));
+            format!("{} mtu {} up {} in {controller:?} {addresses:?}", l.name, l.mtu, l.up)
         })
         .collect();
     lines.sort();

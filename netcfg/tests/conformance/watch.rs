@@ -94,7 +94,7 @@ pub(crate) fn tells(host: &Host, a: &IfName, b: &IfName) -> Outcome {
             .with_route(RouteSpec::new("10.70.0.0/16".parse()?, Some("10.7.0.9".parse()?))),
     );
     net.ensure(&spec)?;
-    let ours = |event: &Event| matches!(event, Event::RouteAdded(r) if r.destination.is_some_and(|d| d.length == 16));
+    let ours = |event: &Event| matches!(event, Event::RouteAdded(r) if r.route.destination.is_some_and(|d| d.length == 16));
     all.extend(until(&mut watch, ours)?);
     let added = |event: &Event| matches!(event, Event::LinkAdded(link) if link.name == vlan.as_str() && link.mtu == 1400);
     let addressed = |event: &Event| matches!(event, Event::AddressAdded { link, address } if link == vlan.as_str() && address.prefix.to_string() == "10.7.0.1/24");
@@ -120,7 +120,7 @@ pub(crate) fn tells(host: &Host, a: &IfName, b: &IfName) -> Outcome {
             break (now, replica);
         }
     };
-    let unrouted = |event: &Event| matches!(event, Event::RouteRemoved(r) if r.destination.is_some_and(|d| d.length == 16));
+    let unrouted = |event: &Event| matches!(event, Event::RouteRemoved(r) if r.route.destination.is_some_and(|d| d.length == 16));
     assert!(all.iter().any(unrouted), "{all:#?}");
     assert_eq!((replica.0, replica.1), (now.0, now.1));
     Ok(())

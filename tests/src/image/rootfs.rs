@@ -66,6 +66,20 @@ pub const VARIANTS: &[Variant] = &[
             "fence-agents",
         ],
     },
+    // The storage tools, a TPM in software, and what binds volumes to it.
+    Variant {
+        name: "tpm",
+        packages: &[
+            "swtpm",
+            "tpm2-tools",
+            "systemd",
+            "libtss2-esys-3.0.2-0",
+            "libtss2-rc0",
+            "libtss2-tcti-device0",
+            "clevis-luks",
+            "clevis-tpm2",
+        ],
+    },
 ];
 
 /// Makes or finds the ext4 image of a variant.
