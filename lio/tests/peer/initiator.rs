@@ -253,6 +253,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
     let wwid = file(16).wwid().expect("a serial");
     let outcome = (|| -> Outcome {
         let disk = daemon.disk(&wwid)?;
+        tool("/sbin/modprobe", &["sg"])?;
         let inquiry = tool("/usr/bin/sg_inq", &[&disk])?;
         assert!(inquiry.contains("unit0001"), "{inquiry}");
         // Device identification is the one that we computed.
@@ -291,10 +292,11 @@ pub fn vmware(bench: &Bench) -> Outcome {
         tool("/usr/bin/sg_write_same", &["--lba=0", "--num=64", "--xferlen=512", "--in=/dev/zero", &disk])?;
         tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", "--force", &disk])
             .or_else(|_| tool("/usr/bin/sg_unmap", &["--lba=128", "--num=64", &disk]))?;
-        tool(
-            "/usr/bin/sg_xcopy",
-            &[&format!("if={disk}"), &format!("of={disk}"), "bs=512", "count=64", "skip=0", "seek=1024"],
-        )?;
+        let name = disk.rsplit('/').next().expect("a name");
+        let generic = bench.host.tree().dirs(format!("/sys/class/block/{name}/device/scsi_generic"))?;
+        let generic = format!("/dev/{}", generic.first().expect("the module sg is there"));
+        let copy = [format!("if={generic}"), format!("of={generic}")];
+        tool("/usr/bin/sg_xcopy", &[&copy[0], &copy[1], "bs=512", "count=64", "skip=0", "seek=1024"])?;
         // What went through is counted, and what comes in between two looks is a rate.
         let mut sampler = lio.sampler(spec.iqn.clone());
         let first = sampler.sample()?;
@@ -329,6 +331,7 @@ pub fn vmware(bench: &Bench) -> Outcome {
 pub fn resize(bench: &Bench) -> Outcome {
     let (before, lio, daemon) = (bench.snapshot(), bench.lio(), Daemon::start(bench)?);
     let run = |program: &str, words: &[&str]| tool(program, words);
+    run("/sbin/modprobe", &["loop"])?;
     run("/usr/bin/truncate", &["-s", "16M", "/tmp/grows.img"])?;
     let device = run("/sbin/losetup", &["--find", "--show", "/tmp/grows.img"])?.trim().to_owned();
     let backstore =
