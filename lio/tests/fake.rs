@@ -72,6 +72,10 @@ fn the_fake_conforms() {
     for (kernel, (name, case)) in
         kernels.into_iter().flat_map(|k| conformance::CASES.iter().map(move |c| (k, c)))
     {
+        if !conformance::needs(name).is_empty() {
+            eprintln!("{name} is skipped: it needs a real kernel");
+            continue;
+        }
         eprintln!("{name} {kernel:?}");
         let memory = memory_of(kernel);
         *MEMORY.lock().expect("no panic") = Some(memory.clone());

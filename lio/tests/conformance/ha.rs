@@ -185,9 +185,6 @@ fn write_page(device: &str) -> std::io::Result<std::thread::JoinHandle<std::io::
 }
 
 pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
-    if !bench.real || !(bench.has_module)(bench, "dm_mod") {
-        return Ok(());
-    }
     let (lio, before, frozen) = (bench.lio(), bench.snapshot(), Frozen::new(bench, 0)?);
     let disk = |name: &str| {
         BackstoreSpec::block(name.parse().unwrap(), frozen.name.path())
@@ -226,13 +223,6 @@ pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
 }
 
 pub fn a_removal_gives_up_in_time_and_goes_on(bench: &Bench) -> Outcome {
-    if !bench.real
-        || !(bench.has_module)(bench, "tcm_loop")
-        || !(bench.has_module)(bench, "dm_mod")
-        || !(bench.has_module)(bench, "sd_mod")
-    {
-        return Ok(());
-    }
     let (before, frozen) = (bench.snapshot(), Frozen::new(bench, 1)?);
     let lio = bench.lio().of(Fabric::Loopback).with_removal(Removal::Final);
     let naa: lio::Iqn = "naa.5001405000000077".parse()?;
