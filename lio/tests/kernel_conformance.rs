@@ -91,7 +91,7 @@ fn main() {
     }
     for (name, case) in conformance::CASES {
         let there = |module: &&str| (bench().has_module)(&bench(), module);
-        let missing = in_lab && !conformance::needs(name).iter().all(|module| there(module));
+        let missing = in_lab && !conformance::needs(name).iter().all(there);
         add(name, Box::new(*case), if missing { Err("this guest has not the modules") } else { Ok(()) });
     }
     let tool = Arc::new(peer::find());

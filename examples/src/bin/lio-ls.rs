@@ -348,8 +348,8 @@ mod tests {
         let lio = machine()?;
         let mut lines = String::new();
         let tree = tree(&lio.list()?, &lio.backstores()?, &lio.running()?.0, |_| Some(1 << 30));
-        tree.draw(&mut Vec::new(), 60, &mut lines);
-        assert!(lines.starts_with("o- / ....") && lines.lines().all(|line| line.len() == 60), "{lines}");
+        tree.draw(&mut Vec::new(), 80, &mut lines);
+        assert!(lines.starts_with("o- / ....") && lines.lines().all(|line| line.len() == 80), "{lines}");
         let bare: Vec<String> = lines.lines().map(|line| line.replace('.', "")).collect();
         for line in [
             "  | | o- r0  [/dev/drbd0 (10GiB) write-thru activated]",
