@@ -80,6 +80,7 @@ fn main() {
             }
         });
     };
+    let long = std::env::var_os("SANKIT_LAB_LONG").is_some();
     if in_lab {
         // Once, so that every case finds and leaves the same tree: the fabric and the directories stay.
         let lio = Lio::new().unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -92,13 +93,21 @@ fn main() {
     for (name, case) in conformance::CASES {
         let there = |module: &&str| (bench().has_module)(&bench(), module);
         let missing = in_lab && !conformance::needs(name).iter().all(there);
-        add(name, Box::new(*case), if missing { Err("this guest has not the modules") } else { Ok(()) });
+        let ready = match missing {
+            true => Err("this guest has not the modules"),
+            // It has passed, and it has hung a guest in which udev looks at the disk; until that is understood it is no part of `make test`.
+            false if *name == conformance::CAN_HANG && !long => {
+                Err("can hang a guest: set SANKIT_LAB_LONG=1")
+            }
+            false => Ok(()),
+        };
+        add(name, Box::new(*case), ready);
     }
     let tool = Arc::new(peer::find());
     for (name, case) in peer::CASES {
         let ready = tool.as_ref().as_ref().map(|_| ()).map_err(|reason| *reason);
-        let is_long = *name == peer::LONG && std::env::var_os("SANKIT_LAB_LONG").is_none();
-        let ready = if is_long { Err("takes minutes: set SANKIT_LAB_LONG=1") } else { ready };
+        let ready =
+            if *name == peer::LONG && !long { Err("takes minutes: set SANKIT_LAB_LONG=1") } else { ready };
         add(name, Box::new(*case), ready);
     }
     libtest_mimic::run(&arguments, trials).exit();

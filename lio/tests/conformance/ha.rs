@@ -144,9 +144,10 @@ impl<'a> Frozen<'a> {
         let node = std::fs::canonicalize(&bench.disks[disk])?;
         let node = node.file_name().expect("a name").to_string_lossy().into_owned();
         let read = |file: &str| bench.host.tree().read(format!("/sys/class/block/{node}/{file}"));
-        let name: host::DmName = "frozen".parse()?;
+        // A name of its own: udev may be about to remove the node of the one before.
+        let name: host::DmName = format!("frozen{disk}").parse()?;
         let (dm, length) = (bench.host.dm(), host::Sectors(read("size")?.trim().parse()?));
-        dm.create(&name, "TEST-frozen")?;
+        dm.create(&name, &format!("TEST-{name}"))?;
         dm.load(
             &name,
             &[Target::new(host::Sectors(0), length, "linear", format!("{} 0", read("dev")?.trim()))],

@@ -55,11 +55,14 @@ pub struct Bench {
 
 const TARGET: &str = "/sys/kernel/config/target";
 
+/// The case that has hung a guest.
+pub const CAN_HANG: &str = "a_removal_that_waits_for_a_disk_gives_up_in_time_and_goes_on";
+
 /// The modules without which a case has nothing to look at: it runs on real kernels that have them only, and elsewhere counts as skipped.
 pub fn needs(case: &str) -> &'static [&'static str] {
     match case {
         "a_disk_that_does_not_answer_is_held_when_it_does" => &["dm_mod"],
-        "a_removal_that_waits_for_a_disk_gives_up_in_time_and_goes_on" => &["tcm_loop", "dm_mod", "sd_mod"],
+        CAN_HANG => &["tcm_loop", "dm_mod", "sd_mod"],
         _ => &[],
     }
 }
@@ -120,10 +123,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("persistent_reservations_are_carried_to_the_next_node", ha::reservations),
     ("a_node_of_a_floating_pair_has_the_target_or_nothing", ha::floating),
     ("a_disk_that_does_not_answer_is_held_when_it_does", ha::a_frozen_disk_is_not_waited_for),
-    (
-        "a_removal_that_waits_for_a_disk_gives_up_in_time_and_goes_on",
-        ha::a_removal_gives_up_in_time_and_goes_on,
-    ),
+    (CAN_HANG, ha::a_removal_gives_up_in_time_and_goes_on),
 ];
 
 pub fn iqn(name: &str) -> Iqn {

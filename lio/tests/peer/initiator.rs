@@ -146,13 +146,14 @@ pub fn chap(bench: &Bench) -> Outcome {
         for portal in PORTALS {
             let answer = daemon.log_in(&spec.iqn, portal, settings);
             let sessions = lio.sessions(&spec.iqn)?;
+            // Before the initiator is stopped in the middle of another try, which is a failure of its own.
+            let logins = lio.usage(&spec.iqn)?.logins;
             daemon.log_out(&spec.iqn);
             assert_eq!(
                 (answer.is_ok(), sessions.len()),
                 (gets_in, usize::from(gets_in)),
                 "{what} at {portal}: {answer:?} {sessions:?}"
             );
-            let logins = lio.usage(&spec.iqn)?.logins;
             match what {
                 "one-way, wrong" | "one-way, none given" => {
                     let failure = logins.last_failure.expect("it is told");
