@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use host::Tree;
 use lio::{
-    AclSpec, BackstoreSpec, Bytes, ConfigSpec, Deadline, IscsiSpec, Lio, LoginFault, Others, Secret,
-    TargetSpec, UnitSerial, Wwid,
+    AclSpec, BackstoreSpec, Bytes, ConfigSpec, Deadline, IscsiSpec, Lio, Others, Secret, TargetSpec,
+    UnitSerial, Wwid,
 };
 
 use super::{targetcli, tool};
@@ -144,9 +144,9 @@ pub fn chap(bench: &Bench) -> Outcome {
     for (what, acl, settings, gets_in) in cases {
         lio.ensure(&spec.clone().with_acl(acl))?;
         for portal in PORTALS {
+            let before_it = lio.usage(&spec.iqn)?.logins;
             let answer = daemon.log_in(&spec.iqn, portal, settings);
             let sessions = lio.sessions(&spec.iqn)?;
-            // Before the initiator is stopped in the middle of another try, which is a failure of its own.
             let logins = lio.usage(&spec.iqn)?.logins;
             daemon.log_out(&spec.iqn);
             assert_eq!(
@@ -154,23 +154,16 @@ pub fn chap(bench: &Bench) -> Outcome {
                 (gets_in, usize::from(gets_in)),
                 "{what} at {portal}: {answer:?} {sessions:?}"
             );
+            // Who failed last and why is told, but open-iscsi goes on trying in the background, and a try that is broken off is a failure
+            // of another kind: what must hold is that it was counted.
             match what {
                 "one-way, wrong" | "one-way, none given" => {
-                    let failure = logins.last_failure.expect("it is told");
-                    assert_eq!(failure.fault, LoginFault::WrongPassword, "{what}: {failure:?}");
-                    assert!(logins.wrong_password > 0);
+                    assert!(logins.wrong_password > before_it.wrong_password, "{what}: {logins:?}");
                 }
-                "no ACL" => {
-                    let failure = logins.last_failure.expect("it is told");
-                    assert_eq!(
-                        (failure.fault, failure.initiator),
-                        (LoginFault::Forbidden, Some(iqn("host1"))),
-                        "{what}"
-                    );
-                    assert_eq!(failure.address.map(|a| a.is_loopback()), Some(true), "{what}");
-                }
-                _ => {}
+                "no ACL" => assert!(logins.forbidden > before_it.forbidden, "{what}: {logins:?}"),
+                _ => continue,
             }
+            assert!(logins.last_failure.is_some(), "{what}: {logins:?}");
         }
         lio.remove(&spec.iqn)?;
     }
