@@ -8,6 +8,7 @@ use host::{Deadline, Host, IfName};
 use crate::Prefix;
 use crate::error::{Error, Result};
 use crate::route::AddressSpec;
+use crate::state::LinkState;
 use crate::sys;
 use crate::wire::{address, announce, link};
 
@@ -79,9 +80,9 @@ impl FloatingAddr {
         let mut socket = host.nl().open(nl::Protocol::Route).map_err(Error::Read)?;
         let mut frames = Vec::new();
         for address in addresses {
-            let (index, mac) = address.ethernet_over(&mut socket)?;
+            let (link, mac) = address.ethernet_over(&mut socket)?;
             let all = announce::frames(address.prefix.address, mac);
-            frames.extend(all.into_iter().map(|frame| (index, frame)));
+            frames.extend(all.into_iter().map(|frame| (link.index, frame)));
         }
         // A machine in memory has no wire; its indices would mean other links on the machine that runs the test.
         if host.run_dir().is_none() {
@@ -142,17 +143,17 @@ impl FloatingAddr {
         }
     }
 
-    /// The number and hardware address of its link.
-    pub(crate) fn ethernet(&self, host: &Host) -> Result<(u32, [u8; 6])> {
+    /// Its link and the link's hardware address.
+    pub(crate) fn ethernet(&self, host: &Host) -> Result<(LinkState, [u8; 6])> {
         self.ethernet_over(&mut host.nl().open(nl::Protocol::Route).map_err(Error::Read)?)
     }
 
-    fn ethernet_over(&self, socket: &mut Socket) -> Result<(u32, [u8; 6])> {
+    fn ethernet_over(&self, socket: &mut Socket) -> Result<(LinkState, [u8; 6])> {
         let reply =
             socket.ask(&link::get(&self.link), Deadline::after(ONE)).map_err(|e| self.refused("find", e))?;
         let link = link::parse(&reply)?;
         match <[u8; 6]>::try_from(link.mac.as_slice()) {
-            Ok(mac) => Ok((link.index, mac)),
+            Ok(mac) => Ok((link, mac)),
             Err(_) => Err(Error::Invalid {
                 object: self.link.to_string(),
                 reason: "it is no Ethernet link: there is nobody to announce to".to_owned(),

@@ -41,19 +41,28 @@ impl CardMatch {
 
     /// The file for `/etc/systemd/network` that gives the card this name at every boot and whenever it is plugged in (systemd.link(5)).
     /// Replaces `/etc/udev/rules.d/70-persistent-net.rules`.
-    #[must_use]
-    pub fn link_file(&self, name: &IfName) -> ConfigFile {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the place is neither on PCI nor on USB (`virtio0`), and systemd has no word for it; match by hardware address.
+    pub fn link_file(&self, name: &IfName) -> Result<ConfigFile> {
+        let is_pci = |place: &str| place.matches(':').count() == 2 && place.contains('.');
+        // udev's ID_PATH: "pci-0000:03:00.0" and, for the kernel's "2-1.3:1.0", "pci-0000:00:14.0-usb-0:1.3:1.0".
         let condition = match self {
             Self::Mac(mac) => format!("PermanentMACAddress={}", shown(*mac)),
-            Self::Bus(place) if place.contains("-") => {
-                format!("Path=*-usb-*{}*", place.trim_start_matches("1-"))
-            }
-            Self::Bus(place) => format!("Path=pci-{place}"),
+            Self::Bus(place) => match place.split_once('-') {
+                Some((_, port)) => format!("Path=*-usb-0:{port}"),
+                None if is_pci(place) => format!("Path=pci-{place}"),
+                None => {
+                    let reason =
+                        format!("systemd cannot find a card at {place}; match it by its hardware address");
+                    return Err(Error::Invalid { object: name.to_string(), reason });
+                }
+            },
         };
-        ConfigFile {
+        Ok(ConfigFile {
             name: format!("10-{name}.link"),
             text: format!("[Match]\n{condition}\n\n[Link]\nName={name}\n"),
-        }
+        })
     }
 }
 
@@ -109,4 +118,22 @@ pub(crate) fn rename(state: &NetState, spec: &NetSpec, plan: &mut Plan<Step>) ->
         }
     }
     Ok(renamed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_written_as_udev_calls_it() {
+        let name: IfName = "int1".parse().expect("name");
+        let file = |place: &str| CardMatch::Bus(place.to_owned()).link_file(&name);
+        for (place, condition) in
+            [("0000:03:00.0", "Path=pci-0000:03:00.0\n"), ("2-1.3:1.0", "Path=*-usb-0:1.3:1.0\n")]
+        {
+            assert!(file(place).expect(place).text.contains(condition));
+        }
+        let error = file("virtio0").expect_err("no word for it").to_string();
+        assert!(error.contains("match it by its hardware address"), "{error}");
+    }
 }

@@ -26,7 +26,12 @@ impl FloatingAddr {
     /// The link is not there, is not Ethernet, or is down, or the process lacks `CAP_NET_RAW`.
     #[doc(alias = "arping -D")]
     pub fn probe(&self, host: &Host, patience: Duration) -> Result<Option<[u8; 6]>> {
-        let link = self.ethernet(host)?;
+        let (link, mac) = self.ethernet(host)?;
+        if !link.carrier {
+            let reason = "it has no carrier: there is nobody to ask; bring it up and wait until it is ready"
+                .to_owned();
+            return Err(Error::Invalid { object: self.link.to_string(), reason });
+        }
         if host.run_dir().is_none() {
             // A machine in memory has no wire.
             return Ok(None);
@@ -34,9 +39,7 @@ impl FloatingAddr {
         let address = self.prefix.address;
         let failed =
             |source: io::Error| Error::Probe { object: format!("{} on {}", self.prefix, self.link), source };
-        let (index, mac) = link;
-        let frames = Frames::open(index, announce::ethertype(address)).map_err(failed)?;
-        log::debug!("netcfg: asking who has {address} on link {}", frames.index());
+        let frames = Frames::open(link.index, announce::ethertype(address)).map_err(failed)?;
         for _ in 0..TIMES {
             frames.send(&announce::probe(address, mac)).map_err(failed)?;
             let deadline = Deadline::after(patience / TIMES);

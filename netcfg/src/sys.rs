@@ -37,10 +37,7 @@ pub(crate) fn send_frames(frames: &[(u32, Vec<u8>)]) -> io::Result<()> {
 
 /// A packet socket on one link, for frames of one Ethernet type.
 #[derive(Debug)]
-pub(crate) struct Frames {
-    fd: OwnedFd,
-    index: u32,
-}
+pub(crate) struct Frames(OwnedFd);
 
 fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: socket takes three numbers.
@@ -80,30 +77,26 @@ impl Frames {
         if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { fd, index })
+        Ok(Self(fd))
     }
 
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: a live slice of that length; the socket is bound to its link.
-        let sent = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// The next frame, at most 256 bytes of it; `None` when the time is over.
     pub(crate) fn receive(&self, deadline: Deadline) -> io::Result<Option<Vec<u8>>> {
-        if !readable(&self.fd, deadline)? {
+        if !readable(&self.0, deadline)? {
             return Ok(None);
         }
         let mut buffer = vec![0_u8; 256];
         // SAFETY: a live buffer of that length.
-        let got = unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        let got = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         buffer.truncate(got);
         Ok(Some(buffer))
-    }
-
-    pub(crate) fn index(&self) -> u32 {
-        self.index
     }
 }
 

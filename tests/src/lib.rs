@@ -50,6 +50,7 @@ mod disk;
 mod guard;
 mod hub;
 mod machine;
+mod programs;
 mod proto;
 mod qmp;
 mod run;
@@ -67,6 +68,7 @@ pub use disk::{Disk, WriteCache};
 pub use hub::{Cable, Counters, Impair, Segment, Tap};
 pub use image::Kernel;
 pub use machine::{DataPort, Machine, MachineBuilder, Mode, Nic};
+pub use programs::programs;
 
 /// A lab: machines, segments, disks, and the directory they live in.
 ///

@@ -49,26 +49,6 @@ fn many() -> String {
     text
 }
 
-/// The programs for the guests, built as `make build` builds them.
-fn programs() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    for words in
-        [&["-p", "sankit-examples", "--bin", "drbd-watch"][..], &["-p", "sankit-drbd", "--example", "ctl"]]
-    {
-        let built = Command::new(&cargo)
-            .args(["build", "--quiet", "--profile", "lab"])
-            .args(words)
-            .current_dir(&workspace)
-            .env("CARGO_TARGET_DIR", workspace.join(&target))
-            .status()
-            .context("cargo does not start")?;
-        ensure!(built.success(), "{words:?} was not built");
-    }
-    Ok(workspace.join(target).join("lab"))
-}
-
 struct Pair {
     lab: Lab,
     nodes: [Machine; 2],
@@ -77,7 +57,10 @@ struct Pair {
 
 impl Pair {
     fn boot(kernel: Kernel, conf: &str) -> Result<Self> {
-        let programs = programs()?;
+        let programs = lab::programs(&[
+            &["-p", "sankit-examples", "--bin", "drbd-watch"],
+            &["-p", "sankit-drbd", "--example", "ctl"],
+        ])?;
         let lab = Lab::new("drbd-pair")?;
         lab.install(&programs.join("drbd-watch"))?;
         lab.install(&programs.join("examples").join("ctl"))?;

@@ -52,28 +52,6 @@ const TARGET: &str = "iqn.2026-01.lab.sankit:r0";
 const PATIENCE: Duration = Duration::from_secs(300);
 const BLOCKS: usize = 256;
 
-/// The programs for the guests, built as `make build` builds them.
-fn programs() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let words: [&[&str]; 2] = [
-        &["-p", "sankit-tests", "--bin", "ha-node", "--bin", "san-writer"],
-        &["-p", "sankit-drbd", "--example", "ctl"],
-    ];
-    for words in words {
-        let built = Command::new(&cargo)
-            .args(["build", "--quiet", "--profile", "lab"])
-            .args(words)
-            .current_dir(&workspace)
-            .env("CARGO_TARGET_DIR", workspace.join(&target))
-            .status()
-            .context("cargo does not start")?;
-        ensure!(built.success(), "{words:?} was not built");
-    }
-    Ok(workspace.join(target).join("lab"))
-}
-
 /// When each write was acknowledged, and how many failed.
 #[derive(Debug, Default)]
 struct Journal {
@@ -100,7 +78,10 @@ fn median(gaps: &[f64]) -> f64 {
 
 impl Pair {
     fn boot(kernel: Kernel) -> Result<Self> {
-        let programs = programs()?;
+        let programs = lab::programs(&[
+            &["-p", "sankit-tests", "--bin", "ha-node", "--bin", "san-writer"],
+            &["-p", "sankit-drbd", "--example", "ctl"],
+        ])?;
         let lab = Lab::new("lio-alua")?;
         for program in ["ha-node", "san-writer", "examples/ctl"] {
             lab.install(&programs.join(program))?;

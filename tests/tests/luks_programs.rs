@@ -14,22 +14,6 @@ const PASSPHRASE: &str = "written on the inside of the skull";
 const IDS: [&str; 2] = ["1bd1f798-d105-4150-841b-f2751f419efc", "d7fcdb2b-88fd-4d19-89f3-5bdf3ddcc456"];
 const KEY: &str = "--key-file /run/keys/san";
 
-/// The programs for the guest, built as `make build` builds them.
-fn programs() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(&cargo)
-        .args(["build", "--quiet", "--profile", "lab", "-p", "sankit-examples"])
-        .args(["--bin", "unlock-disks", "--bin", "luks-ls", "--bin", "crypt-bench"])
-        .current_dir(&workspace)
-        .env("CARGO_TARGET_DIR", workspace.join(&target))
-        .status()
-        .context("cargo does not start")?;
-    ensure!(built.success(), "the programs were not built");
-    Ok(workspace.join(target).join("lab"))
-}
-
 struct Guest {
     machine: Machine,
     started: Instant,
@@ -39,7 +23,16 @@ struct Guest {
 
 impl Guest {
     fn boot(kernel: Kernel) -> Result<Self> {
-        let programs = programs()?;
+        let programs = lab::programs(&[&[
+            "-p",
+            "sankit-examples",
+            "--bin",
+            "unlock-disks",
+            "--bin",
+            "luks-ls",
+            "--bin",
+            "crypt-bench",
+        ]])?;
         let lab = Lab::new("luks-programs")?;
         for name in ["unlock-disks", "luks-ls", "crypt-bench"] {
             lab.install(&programs.join(name))?;

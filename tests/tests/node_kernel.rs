@@ -5,27 +5,10 @@
 #[path = "common/nodes.rs"]
 mod nodes;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nodes::{Nodes, UNITS};
-
-/// The programs for the guest, built as `make build` builds them; that takes no time if it was done.
-fn programs() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--profile", "lab", "-p", "sankit-examples", "--bins"])
-        .current_dir(&workspace)
-        .env("CARGO_TARGET_DIR", workspace.join(&target))
-        .status()
-        .context("cargo does not start")?;
-    ensure!(built.success(), "san-node was not built");
-    Ok(workspace.join(target).join("lab"))
-}
 
 /// What the machine is, as far as `san-node` could have changed it. Counters, timers and the connection to an absent peer come and go.
 fn look(nodes: &Nodes) -> Result<String> {
@@ -65,7 +48,7 @@ fn steps_to_go(nodes: &Nodes) -> Result<usize> {
 #[test]
 fn san_node_survives_what_happens_to_it() -> Result<()> {
     let started = Instant::now();
-    let nodes = Nodes::boot("node", &programs()?, 1)?;
+    let nodes = Nodes::boot("node", &lab::programs(&[&["-p", "sankit-examples", "--bins"]])?, 1)?;
     let machine = &nodes.machines[0];
     let phase = |text: &str| println!("[{:5.1} s] {text}", started.elapsed().as_secs_f64());
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use host::ParseError;
 use host::nl::{Attribute, Attributes, Message, NESTED};
 
+use super::link::IFLA_IFNAME;
 use crate::bond::{BondAttribute, BondOptions, Encoded};
 use crate::kinds::{BRIDGE_OPTIONS, MacvlanMode, VlanProtocol, VlanSpec};
 use crate::spec::LinkKind;
@@ -23,7 +24,6 @@ const VLAN_PROTOCOL: u16 = 5;
 const VLAN_QOS_MAPPING: u16 = 1;
 const VETH_PEER: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
 
 /// Adds the data of a kind.
 pub(crate) fn data(message: Message, attribute: u16, kind: &LinkKind) -> Message {

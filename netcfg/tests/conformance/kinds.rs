@@ -279,7 +279,7 @@ pub(super) fn cards(host: &Host, a: &IfName, b: &IfName) -> Outcome {
     }
     assert!(net.ensure(&spec)? && !net.ensure(&spec)?);
     assert!(net.get(a)?.is_none() && net.get(&storage)?.is_some_and(|link| link.up));
-    let file = mine.link_file(&storage);
+    let file = mine.link_file(&storage)?;
     assert!(file.name == "10-int9.link" && file.text.ends_with("[Link]\nName=int9\n"), "{file:?}");
     // A name that another card has is not taken from it.
     let error = net
