@@ -185,7 +185,7 @@ pub const SYSCTLS: [&str; 4] = [
 
 const REORDERING_FILE: &str = "/proc/sys/net/ipv4/tcp_reordering";
 
-const NO_MONITOR: &str = "neither miimon nor arp_interval is set: a dead port keeps being used and its share of the packets is lost; set miimon 100";
+const NO_MONITOR: &str = "neither miimon nor arp_interval is set: the bond does not look at its ports, and one that keeps to a port stays on a dead one; set miimon 100";
 
 /// What TCP must bear when a bond of a few ports sends in turn.
 const REORDERING: u32 = 127;
