@@ -164,7 +164,7 @@ impl Guest {
             disk(0)
         ))?;
         self.run(&format!(
-            "clevis luks bind -y -k /run/keys/san -d {} tpm2 '{{\"pcr_ids\":\"7\"}}'",
+            "clevis luks bind -y -k /run/keys/san -d {} tpm2 '{{\"pcr_bank\":\"sha256\",\"pcr_ids\":\"7\"}}'",
             disk(1)
         ))?;
         self.say("bound by systemd-cryptenroll and by clevis");
