@@ -162,10 +162,25 @@ impl Node {
         Ok(lines)
     }
 
+    /// Makes the network, and nothing else, as the file says, on trial: it comes back as it was after `time` unless it is confirmed. `false` if
+    /// it is so already.
+    ///
+    /// # Errors
+    /// As [`Netcfg::apply_on_trial`].
+    pub fn try_network(&self, time: Duration) -> Result<bool> {
+        let net = self.net()?;
+        let plan = net.plan(&self.config.net)?;
+        if plan.is_empty() {
+            return Ok(false);
+        }
+        net.apply_on_trial(plan, time).context("network")?;
+        Ok(true)
+    }
+
     fn policy(&self) -> Option<irqaff::Policy> {
         let irq = self.config.irq.as_ref()?;
         // By the file, not by what is there now: a bond can be named before it is made.
-        let links = irq.links.iter().flat_map(|link| self.config.cards(link));
+        let links = irq.links.iter().flat_map(|link| self.config.cards(link)).map(irqaff::DeviceName::from);
         let policy = irqaff::Policy::spread(links).over(irq.cpus.clone());
         Some(if irq.xps { policy.with_xps() } else { policy })
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -378,6 +379,48 @@ fn drain(from: &mut impl Read, into: &mut Printed) -> io::Result<bool> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Starts this very program once more with one environment variable set, in a process group of its own, and waits for the line by which it
+/// says that it knows what it was started for. What ends this process (a signal to its group, a closed terminal, a kill) does not end that one.
+/// Nobody waits for it: this process may end at once.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be started; [`Error::TimedOut`] if it says another thing or nothing before the deadline: the program does not
+/// look at the variable. It is killed then.
+pub fn again(variable: &str, value: &str, line: &str, deadline: Deadline) -> Result<(), Error> {
+    let command = || format!("this program again with {variable}={value}");
+    let failed = |source: io::Error| Error::Io { command: command(), source };
+    let mut child = Command::new("/proc/self/exe")
+        .env(variable, value)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut said = String::new();
+    let listened = (|| {
+        let Some(out) = child.stdout.as_mut() else { return Ok(()) };
+        let mut byte = [0_u8; 1];
+        while said.len() <= line.len() && !deadline.is_over() {
+            if !sys::poll_read(&[out.as_fd()], deadline.poll_millis())?.contains(&true) {
+                continue;
+            }
+            match out.read(&mut byte)? {
+                0 => break,
+                _ if byte == *b"\n" => break,
+                _ => said.push(char::from(byte[0])),
+            }
+        }
+        Ok(())
+    })();
+    if listened.is_ok() && said == line {
+        return Ok(());
+    }
+    let killed = child.kill().and_then(|()| child.wait().map(drop));
+    listened.and(killed).map_err(failed)?;
+    Err(Error::TimedOut { command: command() })
 }
 
 #[cfg(test)]

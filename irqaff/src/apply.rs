@@ -29,9 +29,8 @@ pub(crate) fn run(tree: &Tree, step: &Step) -> Result<Outcome> {
                 Err(error) => Err(refused(step, error)),
             }
         }
-        Step::Xps { device, queue, cpus, .. } => {
-            let path = format!("/sys/class/net/{device}/queues/tx-{queue}/xps_cpus");
-            tree.write(path, cpus.to_mask()).map_err(|error| refused(step, error))?;
+        _ => {
+            tree.write(step.path(), step.value()).map_err(|error| refused(step, error))?;
             Ok(Outcome::Done)
         }
     }
@@ -69,10 +68,21 @@ fn refused(step: &Step, source: TreeError) -> Error {
         Step::Xps { device, queue, cpus, .. } => {
             format!("cannot let processors {cpus} send by queue {queue} of {device}")
         }
+        Step::Rps { device, queue, cpus, .. } => {
+            format!("cannot hand packets of queue {queue} of {device} on to processors {cpus}")
+        }
+        Step::Flows { device, queue, count, .. } => {
+            format!("cannot follow {count} flows of queue {queue} of {device}")
+        }
+        Step::FlowTable { count, .. } => format!("cannot follow {count} flows"),
     };
     let reason = match source.errno() {
         Some(libc::EACCES) => "this needs root",
+        Some(libc::EINVAL) if matches!(step, Step::Flows { .. } | Step::FlowTable { .. }) => {
+            "the kernel takes no such number; ask for fewer"
+        }
         Some(libc::EINVAL) => "none of these processors is online",
+        Some(libc::ENOMEM) => "there is no memory for so many; ask for fewer",
         Some(libc::ERANGE | libc::EOVERFLOW) => "this machine has no such processor",
         Some(libc::ENOSPC) => "the processor has no free interrupt vector; use more processors",
         Some(libc::ENOENT) => "it is gone; the driver may have been loaded anew",

@@ -3,6 +3,8 @@
 use host::plan::Failed;
 use host::{LockError, TreeError};
 
+use crate::name::DeviceName;
+
 /// What kind of failure an [`Error`] is, also when it happened inside a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -21,6 +23,8 @@ pub enum ErrorKind {
     Stopped,
     /// A kernel file could not be read.
     Unreadable,
+    /// irqbalance could not be spoken to.
+    Irqbalance,
 }
 
 /// Why a call of this crate failed.
@@ -33,10 +37,10 @@ pub enum Error {
     )]
     NotSupported,
     /// There is no such device.
-    #[error("there is no network interface {name}; look with \"ls /sys/class/net\"")]
+    #[error("there is no {name}: {} does not exist", name.path())]
     NotFound {
         /// Its name.
-        name: String,
+        name: DeviceName,
     },
     /// The policy asks for what cannot be.
     #[error("{what}: {reason}")]
@@ -57,7 +61,7 @@ pub enum Error {
         source: TreeError,
     },
     /// A kernel file could not be read.
-    #[error("cannot read the interrupts of network cards")]
+    #[error("cannot read the interrupts of devices")]
     Unreadable {
         /// Which one and why.
         source: TreeError,
@@ -73,6 +77,16 @@ pub enum Error {
     Locked {
         /// Who holds it.
         source: LockError,
+    },
+    /// irqbalance runs and cannot be told to leave interrupts alone.
+    #[error(
+        "cannot talk to irqbalance (process {pid}), which will move interrupts; stop it, or start it with a --policyscript"
+    )]
+    Irqbalance {
+        /// Its process.
+        pid: u32,
+        /// Why.
+        source: std::io::Error,
     },
     /// A step of a plan failed; the ones before it were undone.
     #[error("the interrupts could not be bound as planned")]
@@ -101,6 +115,7 @@ impl Error {
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Unreadable { .. } | Self::Form { .. } => ErrorKind::Unreadable,
             Self::Locked { .. } => ErrorKind::Locked,
+            Self::Irqbalance { .. } => ErrorKind::Irqbalance,
             Self::Plan { source } => source.cause.as_ref().map_or(ErrorKind::Stopped, Self::kind),
         }
     }
@@ -110,6 +125,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { source, .. } | Self::Unreadable { source } => source.errno(),
+            Self::Irqbalance { source, .. } => source.raw_os_error(),
             Self::Plan { source } => source.cause.as_ref().and_then(Self::errno),
             _ => None,
         }
@@ -123,6 +139,9 @@ impl Error {
             Self::Refused { source, .. } => source.is_retryable() || source.errno() == Some(libc::ENOSPC),
             Self::Unreadable { source } => source.is_retryable(),
             Self::Locked { source } => matches!(source, LockError::Held { .. }),
+            Self::Irqbalance { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+            }
             Self::Plan { source } => source.cause.as_ref().is_some_and(Self::is_retryable),
             _ => false,
         }

@@ -60,6 +60,7 @@ pub fn machine_of(cpus: u32, refusal: Refusal) -> Memory {
     memory.edit(|nodes| {
         nodes.put_dir("/sys/class/net");
         nodes.put_dir("/sys/kernel/irq");
+        nodes.put("/proc/sys/net/core/rps_sock_flow_entries", "0\n");
         nodes.put("/proc/irq/default_smp_affinity", format!("{}\n", all.to_mask()));
         for file in ["online", "possible", "present"] {
             nodes.put(&format!("/sys/devices/system/cpu/{file}"), format!("{all}\n"));
@@ -99,9 +100,12 @@ pub fn add_virtio(memory: &Memory, name: &str, first: u32, queues: u32) {
     let device = format!("{pci}/virtio{first}");
     memory.edit(|nodes| {
         nodes.put(&format!("{pci}/numa_node"), "-1\n");
+        nodes.put_link(&format!("{device}/driver"), "/sys/bus/virtio/drivers/virtio_net");
         put_interface(nodes, name, &device);
         for queue in 0..queues {
-            nodes.put_dir(&format!("{device}/net/{name}/queues/rx-{queue}"));
+            let dir = format!("{device}/net/{name}/queues/rx-{queue}");
+            nodes.put(&format!("{dir}/rps_cpus"), "0\n");
+            nodes.put(&format!("{dir}/rps_flow_cnt"), "0\n");
             let dir = format!("{device}/net/{name}/queues/tx-{queue}");
             nodes.put_dir(&dir);
             if queues > 1 {
@@ -115,6 +119,49 @@ fn put_interface(nodes: &mut Nodes, name: &str, device: &str) {
     nodes.put(&format!("{device}/net/{name}/address"), "52:54:00:00:00:01\n");
     nodes.put_link(&format!("{device}/net/{name}/device"), device);
     nodes.put_link(&format!("/sys/class/net/{name}"), &format!("{device}/net/{name}"));
+}
+
+/// Adds a controller of disks at a PCI address, with that driver, on a memory node (-1: not known): interrupts `first` and following, of these
+/// names.
+pub fn add_controller(memory: &Memory, address: &str, driver: &str, node: i32, first: u32, actions: &[&str]) {
+    let device = format!("/sys/devices/pci0000:00/{address}");
+    for (irq, action) in (first..).zip(actions) {
+        add_interrupt(memory, irq, action);
+        memory.edit(|nodes| nodes.put(&format!("{device}/msi_irqs/{irq}"), "msix\n"));
+    }
+    memory.edit(|nodes| {
+        nodes.put(&format!("{device}/class"), "0x010400\n");
+        nodes.put(&format!("{device}/numa_node"), format!("{node}\n"));
+        nodes.put_link(&format!("{device}/driver"), &format!("/sys/bus/pci/drivers/{driver}"));
+        nodes.put_link(&format!("/sys/bus/pci/devices/{address}"), &device);
+    });
+}
+
+/// Makes a controller the one of SCSI host `number`.
+pub fn add_scsi_host(memory: &Memory, address: &str, number: u32) {
+    let host = format!("/sys/devices/pci0000:00/{address}/host{number}");
+    memory.edit(|nodes| {
+        let class = format!("{host}/scsi_host/host{number}");
+        nodes.put_link(&format!("{class}/device"), &host);
+        nodes.put_link(&format!("/sys/class/scsi_host/host{number}"), &class);
+    });
+}
+
+/// Makes a controller the NVMe controller `number`.
+pub fn add_nvme(memory: &Memory, address: &str, number: u32) {
+    let device = format!("/sys/devices/pci0000:00/{address}");
+    memory.edit(|nodes| {
+        let class = format!("{device}/nvme/nvme{number}");
+        nodes.put_link(&format!("{class}/device"), &device);
+        nodes.put_link(&format!("/sys/class/nvme/nvme{number}"), &class);
+    });
+}
+
+/// Puts processors on a memory node.
+pub fn add_node(memory: &Memory, node: u32, cpus: &CpuSet) {
+    memory.edit(|nodes| {
+        nodes.put(&format!("/sys/devices/system/node/node{node}/cpulist"), format!("{cpus}\n"))
+    });
 }
 
 /// Adds a USB card: its controller has interrupts, it has none.

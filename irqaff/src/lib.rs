@@ -1,4 +1,4 @@
-//! Interrupts of network cards to processors.
+//! Interrupts of network cards and disk controllers to processors.
 //!
 //! A card with several queues has an interrupt for each; where they fire decides whether one processor drowns while others sleep. A
 //! [`Policy`] says how to spread them; [`Irqaff::ensure`] does it, and a second call writes nothing. The devices are named, interrupt
@@ -20,40 +20,47 @@
 //! # #[cfg(not(feature = "fake"))] fn main() {}
 //! ```
 //!
-//! irqbalance moves interrupts every ten seconds and knows nothing of a policy: stop it, or ban these devices
-//! (`IRQBALANCE_ARGS=--banmod=...`). Not supported yet: the queue map of the netdev netlink family, numbers of queues (`ethtool -L`),
-//! placement by memory node, and interrupts of disks (their drivers manage them).
+//! irqbalance moves interrupts every ten seconds and knows nothing of a policy: [`Irqaff::irqbalance`] finds it and tells it which ones to
+//! leave alone. Controllers of disks whose drivers manage their queues' interrupts (NVMe, virtio, newer RAID controllers) are shown, and
+//! reported as not movable. Not here: numbers of queues (`ethtool -L`), which is the crate netcfg's.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod apply;
+mod balance;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod load;
+mod name;
+mod persist;
 pub mod plan;
 mod spec;
 pub mod state;
+mod sys;
 mod verify;
 pub mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use balance::{Irqbalance, policy_script};
 pub use error::{Error, ErrorKind, Result};
 pub use host::plan::Undo;
 pub use host::{CpuSet, Deadline, Host, IfName, ParseError, Plan};
 pub use load::{Load, Sample, VectorLoad};
+pub use name::DeviceName;
+pub use persist::{service, udev_rules};
 pub use plan::Step;
-pub use spec::{Isolated, Policy, Xps};
+pub use spec::{Isolated, Numa, Policy, Rps, Threads, Xps};
 pub use state::{DeviceState, VectorState};
 pub use verify::{Finding, Report, Verdict};
 pub use wire::role::Role;
 
 use apply::Outcome;
 use host::Tree;
-use state::State;
+use state::{Napis, State, Wanted};
 
 /// What [`Irqaff::apply`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +72,7 @@ pub struct Applied {
     pub not_movable: Vec<Step>,
 }
 
-/// The interrupts of a machine's network cards. Cheap to clone; holds nothing open.
+/// The interrupts of a machine's devices. Cheap to clone; holds nothing open.
 #[doc(alias = "smp_affinity")]
 #[derive(Debug, Clone)]
 pub struct Irqaff {
@@ -108,41 +115,51 @@ impl Irqaff {
         self.host.tree()
     }
 
-    /// Lists all network cards with their interrupts. Virtual interfaces are none; USB cards have no interrupts of their own.
-    /// `grep eth /proc/interrupts`.
+    /// Lists all network cards and disk controllers with their interrupts. Virtual interfaces are none; USB cards have no interrupts of their
+    /// own. `cat /proc/interrupts`.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn list(&self) -> Result<Vec<DeviceState>> {
-        let mut devices = Vec::new();
+        let mut names = Vec::new();
         for entry in self.tree().list("/sys/class/net")? {
             // Beside the interfaces stand files such as bonding_masters.
             let Ok(name) = entry.name.parse::<IfName>() else { continue };
-            devices.extend(self.get(&name)?);
+            if self.is_physical(&name)? {
+                names.push(DeviceName::Link(name));
+            }
         }
-        Ok(devices)
+        names.extend(state::controllers(self.tree())?);
+        let napis = Napis::read(&self.host);
+        names.iter().map(|name| state::device(self.tree(), name, &napis, Wanted::ALL)).collect()
     }
 
-    /// Gets one network card; `None` if there is none of this name, or it is a virtual one.
+    /// Gets one device; `None` if there is none of this name, or it is a virtual interface.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn get(&self, name: &IfName) -> Result<Option<DeviceState>> {
-        match self.tree().exists(format!("/sys/class/net/{name}/device"))? {
-            true => state::device(self.tree(), name, Xps::Follow).map(Some),
-            false => Ok(None),
-        }
+    pub fn get(&self, name: &DeviceName) -> Result<Option<DeviceState>> {
+        let there = match name.link() {
+            Some(link) => self.is_physical(link)?,
+            None => self.tree().exists(name.path())?,
+        };
+        let napis = if there { Napis::read(&self.host) } else { return Ok(None) };
+        state::device(self.tree(), name, &napis, Wanted::ALL).map(Some)
     }
 
-    /// The physical ports an interface stands for: itself, the slaves of a bond, the port under a VLAN.
+    fn is_physical(&self, name: &IfName) -> Result<bool> {
+        Ok(self.tree().exists(format!("/sys/class/net/{name}/device"))?)
+    }
+
+    /// The devices a name stands for: of an interface itself, the slaves of a bond, the port under a VLAN; a controller is one itself.
     ///
     /// # Errors
     /// [`Error::NotFound`], or a file cannot be read.
-    pub fn physical_ports(&self, name: &IfName) -> Result<Vec<IfName>> {
-        state::physical(self.tree(), name)
+    pub fn devices_of(&self, name: &DeviceName) -> Result<Vec<DeviceName>> {
+        state::devices_of(self.tree(), name)
     }
 
-    /// Reads the counters of these cards' queues; two samples a moment apart give their [`Load`]. `watch cat /proc/interrupts`.
+    /// Reads the counters of these devices' queues; two samples a moment apart give their [`Load`]. `watch cat /proc/interrupts`.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -151,7 +168,7 @@ impl Irqaff {
     }
 
     fn state(&self, policy: &Policy) -> Result<State> {
-        let mut state = state::read(self.tree(), policy)?;
+        let mut state = state::read(&self.host, policy)?;
         state.not_movable =
             self.stuck.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         Ok(state)
@@ -160,9 +177,39 @@ impl Irqaff {
     /// Plans the way to a policy; reads only. Empty if all is as it should be.
     ///
     /// # Errors
-    /// [`Error::NotFound`] names a port that is not there, [`Error::Invalid`] processors that cannot be used.
+    /// [`Error::NotFound`] names a device that is not there, [`Error::Invalid`] processors that cannot be used.
     pub fn plan(&self, policy: &Policy) -> Result<Plan<Step>> {
         plan::diff(&self.state(policy)?, policy)
+    }
+
+    /// Finds a running irqbalance, which would move interrupts away again. Reads the names of all processes where its socket is not in
+    /// `/run/irqbalance`.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn irqbalance(&self) -> Result<Option<Irqbalance>> {
+        balance::find(self.tree())
+    }
+
+    /// Makes a running irqbalance leave the interrupts of a policy alone; says whether it had to be told. None running: `false`.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan), and [`Error::Irqbalance`].
+    pub fn ban(&self, policy: &Policy, deadline: Deadline) -> Result<bool> {
+        let Some(irqbalance) = self.irqbalance()? else { return Ok(false) };
+        let state = self.state(policy)?;
+        let assigned = plan::assign(&state, policy)?;
+        let irqs = state.devices.iter().flat_map(|device| plan::wanted(device, &assigned));
+        irqbalance.ban(&irqs.map(|(vector, _)| vector.irq).collect(), deadline)
+    }
+
+    /// Which processors get interrupts of which device under a policy; reads only. What else shall run there, or shall not, can be bound by it:
+    /// LIO's threads (`iscsi/cpus_allowed_list`), for one.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn placement(&self, policy: &Policy) -> Result<BTreeMap<DeviceName, CpuSet>> {
+        Ok(plan::assign(&self.state(policy)?, policy)?.by_device())
     }
 
     /// Carries out a plan under the lock. A step that fails is undone with all before it; an interrupt that nobody can move is reported.
@@ -233,11 +280,8 @@ impl Irqaff {
                 });
             }
         }
-        for step in plan::diff(&state, policy)?.into_steps() {
-            if let Step::Xps { device, queue, .. } = step {
-                report.xps_differs.push((device, queue));
-            }
-        }
+        let steps = plan::diff(&state, policy)?.into_steps();
+        report.steering = steps.into_iter().filter(|step| !matches!(step, Step::Affinity { .. })).collect();
         Ok(report)
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use host::{IfName, Tree};
+use host::Tree;
 
 use crate::error::{Error, Result};
+use crate::name::DeviceName;
 use crate::state::DeviceState;
 use crate::wire::interrupts::Table;
 use crate::wire::role::Role;
@@ -25,8 +26,8 @@ pub struct Sample {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct VectorLoad {
-    /// The network card.
-    pub device: IfName,
+    /// The device.
+    pub device: DeviceName,
     /// The interrupt.
     pub irq: u32,
     /// What it is for.
@@ -35,7 +36,7 @@ pub struct VectorLoad {
     pub rates: Vec<f64>,
 }
 
-/// How often the interrupts of some network cards came between two samples. `Display` is a map of letters, a line an interrupt, a column a
+/// How often the interrupts of some devices came between two samples. `Display` is a map of letters, a line an interrupt, a column a
 /// processor: the darker, the more.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -47,7 +48,7 @@ pub struct Load {
     pub time: Duration,
 }
 
-/// Reads the counters of these cards' queues: a small file for each interrupt (`/sys/kernel/irq/N/per_cpu_count`), and `/proc/interrupts`, which
+/// Reads the counters of these devices' queues: a small file for each interrupt (`/sys/kernel/irq/N/per_cpu_count`), and `/proc/interrupts`, which
 /// has all counters of the machine, only where there is none.
 pub(crate) fn sample(tree: &Tree, devices: &[DeviceState]) -> Result<Sample> {
     let mut counts = BTreeMap::new();

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use host::{CpuSet, IfName};
+use host::CpuSet;
 
+use crate::name::DeviceName;
+use crate::plan::Step;
 use crate::wire::role::Role;
 
 /// Whether an interrupt is where a policy wants it.
@@ -38,8 +40,8 @@ impl fmt::Display for Verdict {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Finding {
-    /// The network card.
-    pub device: IfName,
+    /// The device.
+    pub device: DeviceName,
     /// The interrupt.
     pub irq: u32,
     /// What it is for.
@@ -59,19 +61,19 @@ pub struct Finding {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Report {
-    /// Each interrupt that serves a queue of the policy's ports.
+    /// Each interrupt that serves a queue of the policy's devices.
     pub findings: Vec<Finding>,
-    /// Transmit queues by which other processors send than the policy wants: device and queue.
-    pub xps_differs: Vec<(IfName, u32)>,
-    /// Ports without interrupts of their own: USB cards, virtual ones.
-    pub without_queues: Vec<IfName>,
+    /// What differs beside the interrupts: the steps that would make XPS, RPS and RFS as the policy wants them.
+    pub steering: Vec<Step>,
+    /// Devices without interrupts of their own: USB cards, virtual ones.
+    pub without_queues: Vec<DeviceName>,
 }
 
 impl Report {
     /// Whether nothing differs. What is pending, cannot be moved or has no queues does not count against it.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.xps_differs.is_empty() && self.findings.iter().all(|finding| finding.verdict != Verdict::Differs)
+        self.steering.is_empty() && self.findings.iter().all(|finding| finding.verdict != Verdict::Differs)
     }
 
     /// The findings of one verdict.
@@ -89,9 +91,9 @@ impl fmt::Display for Report {
             }
             writeln!(f, ": {verdict}")?;
         }
-        self.xps_differs
+        self.steering
             .iter()
-            .try_for_each(|(device, queue)| writeln!(f, "{device} tx {queue}: xps_cpus differs"))?;
+            .try_for_each(|step| writeln!(f, "{}: differs, {} is wanted", step.path(), step.value()))?;
         self.without_queues
             .iter()
             .try_for_each(|device| writeln!(f, "{device}: has no interrupts of its own"))

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use conformance::{Bench, Outcome, name};
 use host::fake::Memory;
 use irqaff::fake::{self, Refusal};
-use irqaff::{CpuSet, Host, Irqaff, Isolated, Policy, Role, Verdict};
+use irqaff::{CpuSet, Host, Irqaff, Isolated, Numa, Policy, Role, Threads, Verdict};
 
 static MEMORY: Mutex<Option<Memory>> = Mutex::new(None);
 
@@ -41,7 +41,14 @@ fn the_fake_conforms() {
             fake::add_virtio(&memory, "eth0", 24, 1);
             fake::add_virtio(&memory, "eth1", 27, 1);
             fake::add_upper(&memory, "lo", &[]);
-            fake::add_interrupt(&memory, 40, "virtio9-req.0");
+            fake::add_controller(
+                &memory,
+                "0000:00:09.0",
+                "virtio-pci",
+                -1,
+                39,
+                &["virtio9-config", "virtio9-req.0"],
+            );
             fake::manage(&memory, 40);
             *MEMORY.lock().expect("no panic") = Some(memory.clone());
             let bench = Bench {
@@ -85,7 +92,7 @@ fn many_queues_are_spread_without_overlap() -> Outcome {
     assert_eq!(seen[8].1, "5");
     assert_eq!(seen[0], (Role::Other, "0-7".to_owned()), "the configuration interrupt is left alone");
     assert_eq!(memory.tree().read("/sys/class/net/int2/queues/tx-2/xps_cpus")?, "80");
-    assert!(irqaff.verify(&policy)?.xps_differs.is_empty());
+    assert!(irqaff.verify(&policy)?.steering.is_empty());
     Ok(())
 }
 
@@ -141,7 +148,7 @@ fn vlans_over_bonds_and_cards_without_queues() -> Outcome {
     fake::add_upper(&memory, "bond0.24", &["bond0"]);
     fake::add_upper(&memory, "dummy0", &[]);
     let irqaff = on(&memory);
-    assert_eq!(irqaff.physical_ports(&name("bond0.24"))?, [name("int1"), name("int2")]);
+    assert_eq!(irqaff.devices_of(&name("bond0.24"))?, [name("int1"), name("int2")]);
     let policy = Policy::spread([name("bond0.24"), name("usb0"), name("dummy0")]);
     assert!(irqaff.ensure(&policy)?);
     let report = irqaff.verify(&policy)?;
@@ -215,6 +222,111 @@ fn names_come_from_proc_interrupts_where_sysfs_has_none() -> Outcome {
     let irqaff = on(&memory);
     assert!(irqaff.ensure(&Policy::spread([name("eth0")]).over(cpus("1")))?);
     assert_eq!(irqaff.list()?[0].queues(), [0]);
+    Ok(())
+}
+
+#[test]
+fn controllers_are_found_by_address_number_and_host() -> Outcome {
+    let memory = fake::machine(8);
+    fake::add_controller(
+        &memory,
+        "0000:03:00.0",
+        "megaraid_sas",
+        0,
+        30,
+        &["megasas0-msix0", "megasas0-msix1"],
+    );
+    fake::add_scsi_host(&memory, "0000:03:00.0", 4);
+    fake::add_controller(&memory, "0000:05:00.0", "nvme", 1, 40, &["nvme0q0", "nvme0q1", "nvme0q2"]);
+    fake::add_nvme(&memory, "0000:05:00.0", 0);
+    fake::add_controller(&memory, "0000:06:00.0", "smartpqi", -1, 50, &["smartpqi", "smartpqi", "smartpqi"]);
+    fake::add_controller(&memory, "0000:00:1f.2", "ahci", -1, 60, &["ahci[0000:00:1f.2]"]);
+    let irqaff = on(&memory);
+    let seen: Vec<_> = irqaff.list()?.iter().map(|d| (d.name.to_string(), d.queues())).collect();
+    let wanted = [
+        ("0000:00:1f.2", vec![0]),
+        ("0000:03:00.0", vec![0, 1]),
+        ("nvme0", vec![1, 2]),
+        ("0000:06:00.0", vec![0, 1, 2]),
+    ];
+    assert_eq!(seen, wanted.map(|(name, queues)| (name.to_owned(), queues)));
+    // The SCSI host is the same controller.
+    let by_host = irqaff.get(&name("host4"))?.expect("host4");
+    assert_eq!(
+        (by_host.queues(), by_host.driver.as_deref(), by_host.numa_node),
+        (vec![0, 1], Some("megaraid_sas"), Some(0))
+    );
+    irqaff.ensure(&Policy::spread([name("host4"), name("nvme0")]).over(cpus("2-5")))?;
+    let bound = |device: &str| -> Vec<String> {
+        let device = irqaff.get(&name(device)).expect("read").expect("there");
+        device.vectors.iter().map(|v| v.affinity.to_string()).collect()
+    };
+    assert_eq!(
+        (bound("0000:03:00.0"), bound("nvme0")),
+        (vec!["2".to_owned(), "3".to_owned()], vec!["0-7".to_owned(), "4".to_owned(), "5".to_owned()])
+    );
+    Ok(())
+}
+
+#[test]
+fn devices_stay_on_their_memory_node() -> Outcome {
+    let memory = fake::machine(8);
+    fake::add_node(&memory, 0, &cpus("0-3"));
+    fake::add_node(&memory, 1, &cpus("4-7"));
+    for (address, node, first) in [("0000:03:00.0", 1, 30), ("0000:04:00.0", 1, 40), ("0000:05:00.0", -1, 50)]
+    {
+        let names: Vec<String> = (0..3).map(|n| format!("mpt3sas{first}-msix{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        fake::add_controller(&memory, address, "mpt3sas", node, first, &names);
+    }
+    let irqaff = on(&memory);
+    let devices = [name("0000:03:00.0"), name("0000:04:00.0"), name("0000:05:00.0")];
+    let policy = Policy::spread(devices.clone()).with_numa(Numa::Local);
+    let placed = irqaff.placement(&policy)?;
+    let shown: Vec<_> = devices.iter().map(|name| placed[name].to_string()).collect();
+    // The second device of node 1 goes on where the first ended; who knows no node has all.
+    assert_eq!(shown, ["4-6", "4-5,7", "0-2"]);
+    // No processor of the node in the policy: better a far one than none.
+    let placed = irqaff.placement(&policy.clone().over(cpus("0-1")))?;
+    assert_eq!(placed[&devices[0]].to_string(), "0-1");
+    let placed = irqaff.placement(&Policy::spread(devices.clone()))?;
+    assert_eq!(placed[&devices[1]].to_string(), "3-5", "the node is of no interest by default");
+    Ok(())
+}
+
+#[test]
+fn second_hyperthreads_can_be_left_out() -> Outcome {
+    let memory = fake::machine(4);
+    memory.edit(|nodes| {
+        for cpu in 0..4 {
+            let core = if cpu < 2 { "0-1\n" } else { "2-3\n" };
+            nodes.put(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"), core);
+        }
+    });
+    fake::add_virtio(&memory, "int1", 24, 4);
+    let policy = Policy::spread([name("int1")]).with_threads(Threads::Skipped);
+    assert_eq!(on(&memory).placement(&policy)?[&name("int1")].to_string(), "0,2");
+    Ok(())
+}
+
+#[test]
+fn a_shared_line_counts_for_the_first_device() -> Outcome {
+    let memory = fake::machine(4);
+    fake::add_interrupt(&memory, 11, "eth0,eth1");
+    memory.edit(|nodes| {
+        for (name, slot) in [("eth0", 5), ("eth1", 6)] {
+            let device = format!("/sys/devices/pci0000:00/0000:00:{slot:02}.0");
+            nodes.put(&format!("{device}/irq"), "11\n");
+            nodes.put_link(&format!("{device}/net/{name}/device"), &device);
+            nodes.put_link(&format!("/sys/class/net/{name}"), &format!("{device}/net/{name}"));
+        }
+    });
+    let policy = Policy::spread([name("eth0"), name("eth1")]).over(cpus("2-3"));
+    let irqaff = on(&memory);
+    // Else each call would move it to and fro.
+    assert!(irqaff.ensure(&policy)? && !irqaff.ensure(&policy)?);
+    assert_eq!(irqaff.get(&name("eth1"))?.expect("eth1").vectors[0].affinity, cpus("2"));
+    assert!(irqaff.verify(&policy)?.holds());
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use host::{Deadline, Host, IfName};
 
 use crate::bond::settable;
 use crate::error::{Error, Result};
+use crate::ethtool::Ethtool;
+use crate::hardware::HardwareSpec;
 use crate::plan::Step;
 use crate::route::Lifetime;
 use crate::wire::{address, link, rule};
@@ -18,6 +20,8 @@ const ONE: Duration = Duration::from_secs(30);
 pub(crate) struct Executor<'a> {
     host: &'a Host,
     socket: Socket,
+    /// For the settings of cards, opened by the first of them.
+    ethtool: Option<Ethtool>,
     /// Numbers of links by name; forgotten when a link comes or goes.
     known: BTreeMap<IfName, u32>,
 }
@@ -25,7 +29,7 @@ pub(crate) struct Executor<'a> {
 impl<'a> Executor<'a> {
     pub(crate) fn new(host: &'a Host) -> Result<Self> {
         let socket = host.nl().open(nl::Protocol::Route).map_err(Error::Read)?;
-        Ok(Self { host, socket, known: BTreeMap::new() })
+        Ok(Self { host, socket, ethtool: None, known: BTreeMap::new() })
     }
 
     pub(crate) fn index(&mut self, name: &IfName) -> Result<u32> {
@@ -50,8 +54,21 @@ impl<'a> Executor<'a> {
         })
     }
 
+    fn set_hardware(&mut self, step: &Step, name: &IfName, to: &HardwareSpec) -> Result<()> {
+        let ethtool = match &mut self.ethtool {
+            Some(open) => open,
+            none => none.insert(Ethtool::open(self.host)?),
+        };
+        ethtool.set(name, to).map_err(|source| Error::Kernel {
+            what: step.to_string(),
+            hint: hint(step, &source),
+            source,
+        })
+    }
+
     pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
         let message = match step {
+            Step::SetHardware { name, to, .. } => return self.set_hardware(step, name, to),
             Step::Sysctl { path, to, .. } => return self.host.tree().write(path, to).map_err(Error::Sysctl),
             Step::Rename { from, to } => {
                 let message = link::rename(self.index(from)?, to);
@@ -124,6 +141,10 @@ fn hint(step: &Step, error: &nl::Error) -> Option<&'static str> {
         (Step::CreateLink { .. }, libc::EEXIST) => "a link of this name has come up meanwhile",
         (Step::SetMtu { .. } | Step::CreateLink { .. }, libc::EINVAL | libc::ERANGE) => {
             "the MTU is out of range, or larger than that of the link below"
+        }
+        (Step::SetHardware { .. }, libc::EOPNOTSUPP) => "the card's driver cannot change that",
+        (Step::SetHardware { .. }, libc::EINVAL | libc::ERANGE) => {
+            "the card takes no such value, or not together with the others"
         }
         (Step::Rename { .. }, libc::EBUSY) => "a link is renamed while it is down only",
         (Step::AddRoute { .. }, libc::ENETUNREACH | libc::EHOSTUNREACH) => {

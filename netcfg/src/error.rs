@@ -81,6 +81,12 @@ pub enum Error {
     /// A module is missing.
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
+    /// The guard of a trial could not be started; nothing was changed.
+    #[error("cannot guard the trial: the program has to call netcfg::confirm::guard() first thing in main")]
+    Guard {
+        /// What came of starting it.
+        source: host::exec::Error,
+    },
     /// Another process is applying.
     #[error("cannot take the lock of the network's configuration")]
     Locked(#[source] LockError),

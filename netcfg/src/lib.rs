@@ -38,12 +38,18 @@
 
 mod apply;
 mod bond;
+#[cfg(feature = "confirm")]
+pub mod confirm;
 mod error;
+mod ethtool;
 pub mod export;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod floating;
+mod hardware;
 pub mod interfaces;
+#[cfg(feature = "json")]
+mod ip_json;
 mod kinds;
 pub mod lint;
 mod name;
@@ -60,16 +66,20 @@ pub mod sysctl;
 mod watch;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use host::exec::Module;
 use host::nl::{Protocol, Socket};
 use host::plan::Undo;
 
+use ethtool::Ethtool;
+use hardware::Group;
+
 pub use bond::{BondAttribute, BondChange, BondMoment, BondOptionInfo, BondOptions, BondValue, BondWire};
 pub use error::{Error, Result};
 pub use floating::FloatingAddr;
+pub use hardware::{HardwareAttribute, HardwareSpec, HardwareState};
 pub use host::{Deadline, Host, IfName, Plan, Watch};
 pub use kinds::{BridgeAttribute, BridgeSpec, MacvlanMode, VlanFlag, VlanProtocol, VlanSpec};
 pub use name::{Prefix, VlanId};
@@ -179,7 +189,42 @@ impl Netcfg {
     /// # Errors
     /// The spec contradicts itself or the machine ([`Error::Invalid`], [`Error::NoLink`]).
     pub fn plan(&self, spec: &NetSpec) -> Result<Plan<Step>> {
-        diff(&self.list()?, spec, &self.sysctls(spec)?)
+        let mut state = self.list()?;
+        self.read_hardware(&mut state, spec)?;
+        diff(&state, spec, &self.sysctls(spec)?)
+    }
+
+    /// The settings of those cards that the spec has settings for: two messages a card and more only if it asks for more.
+    fn read_hardware(&self, state: &mut NetState, spec: &NetSpec) -> Result<()> {
+        let mut ethtool = None;
+        for link in spec.links.iter().filter(|link| !link.hardware.is_empty()) {
+            let found = match &link.card {
+                Some(card) => card.find(state),
+                None => state.link(&link.name),
+            };
+            // What is not there, the plan says better.
+            let Some(found) = found.filter(|found| found.kind == LinkKindState::Physical) else { continue };
+            let (index, name) = (found.index, found.name.parse::<IfName>()?);
+            let ethtool = match &mut ethtool {
+                Some(open) => open,
+                none => none.insert(Ethtool::open(&self.host)?),
+            };
+            let groups: BTreeSet<Group> = link.hardware.values.keys().map(|a| a.info().group).collect();
+            let groups: Vec<Group> = groups.into_iter().collect();
+            let now = ethtool.read(&name, &groups, !link.hardware.features.is_empty())?;
+            state.hardware.insert(index, now);
+        }
+        Ok(())
+    }
+
+    /// Reads what a card does: rings, queues, interrupt moderation, pause frames, offloads; `ethtool -g -l -c -a -k NAME`. A link that is no
+    /// card has its features only.
+    ///
+    /// # Errors
+    /// [`Error::Read`] with ENODEV if there is no such link; the kernel is built without `ETHTOOL_NETLINK`.
+    #[doc(alias = "ethtool")]
+    pub fn hardware(&self, name: &IfName) -> Result<HardwareState> {
+        Ethtool::open(&self.host)?.read(name, &Group::ALL, true)
     }
 
     /// Looks the machine over for what the kernel accepts and a storage network should not have.
@@ -188,7 +233,22 @@ impl Netcfg {
     /// The present state cannot be read.
     pub fn lint(&self) -> Result<Vec<lint::Finding>> {
         let sysctls = self.values(lint::SYSCTLS.iter().map(|path| (*path).to_owned()))?;
-        Ok(lint::state(&self.list()?, &sysctls))
+        let mut state = self.list()?;
+        self.read_pauses(&mut state)?;
+        Ok(lint::state(&state, &sysctls))
+    }
+
+    /// Whether the cards that run heed and send pause frames.
+    fn read_pauses(&self, state: &mut NetState) -> Result<()> {
+        let is_card = |link: &&LinkState| link.kind == LinkKindState::Physical && link.up && link.carrier;
+        let cards: Vec<(u32, String)> =
+            state.links.values().filter(is_card).map(|link| (link.index, link.name.clone())).collect();
+        let Ok(mut ethtool) = Ethtool::open(&self.host) else { return Ok(()) };
+        for (index, name) in cards {
+            let now = ethtool.read(&name.parse()?, &[Group::Pause], false)?;
+            state.hardware.insert(index, now);
+        }
+        Ok(())
     }
 
     /// Looks a spec over, with this machine's kernel parameters where it names none. `portals` are the links that carry iSCSI.

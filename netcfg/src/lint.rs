@@ -7,6 +7,7 @@ use host::IfName;
 
 use crate::Prefix;
 use crate::bond::BondAttribute;
+use crate::hardware::HardwareAttribute;
 use crate::spec::{BondMode, BondSpec, LinkKind, LinkSpec, NetSpec};
 use crate::state::{LinkKindState, LinkState, NetState};
 use crate::sysctl::{Advice, explain};
@@ -28,6 +29,8 @@ pub enum Rule {
     MtuAboveLower,
     /// An MTU that not all cards and switches carry.
     MtuNotPortable,
+    /// A card neither heeds nor sends pause frames: a switch in front of a slower port drops what it cannot hold.
+    PauseOff,
     /// A kernel parameter that makes things worse, does nothing, or is gone.
     Sysctl,
 }
@@ -41,6 +44,7 @@ impl fmt::Display for Rule {
             Self::SharedNetwork => "shared-network",
             Self::MtuAboveLower => "mtu-above-lower",
             Self::MtuNotPortable => "mtu-not-portable",
+            Self::PauseOff => "pause-off",
             Self::Sysctl => "sysctl",
         })
     }
@@ -142,6 +146,14 @@ pub fn state(state: &NetState, sysctls: &BTreeMap<String, String>) -> Vec<Findin
                 found.push(finding(Rule::MtuAboveLower, &link.name, text));
             }
         }
+        let pause = |attribute| state.hardware.get(&link.index)?.values.get(&attribute).copied();
+        if pause(HardwareAttribute::PauseRx) == Some(0) && pause(HardwareAttribute::PauseTx) == Some(0) {
+            let text = format!(
+                "pause frames are off: what a switch or the other end cannot hold for a moment is dropped and sent again; ethtool -A {} rx on tx on, and the same on the switch",
+                link.name
+            );
+            found.push(finding(Rule::PauseOff, &link.name, text));
+        }
         // A VLAN can be left above its parent, or a bond above a VLAN that shrank with its parent.
         if matches!(link.kind, LinkKindState::Vlan(_) | LinkKindState::Macvlan(_))
             && let Some(below) = link.lower.and_then(|lower| state.links.get(&lower))
@@ -173,7 +185,7 @@ pub const SYSCTLS: [&str; 4] = [
 
 const REORDERING_FILE: &str = "/proc/sys/net/ipv4/tcp_reordering";
 
-const NO_MONITOR: &str = "neither miimon nor arp_interval is set: a dead port keeps being used and its share of the packets is lost; set miimon 100";
+const NO_MONITOR: &str = "neither miimon nor arp_interval is set: the bond does not look at its ports, and one that keeps to a port stays on a dead one; set miimon 100";
 
 /// What TCP must bear when a bond of a few ports sends in turn.
 const REORDERING: u32 = 127;

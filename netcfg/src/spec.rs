@@ -6,6 +6,7 @@ use std::time::Duration;
 use host::IfName;
 
 use crate::bond::{BondAttribute, BondOptions, BondValue};
+use crate::hardware::HardwareSpec;
 use crate::kinds::{BridgeSpec, MacvlanMode, VlanSpec};
 use crate::names::CardMatch;
 use crate::parameter::SysctlSpec;
@@ -151,13 +152,17 @@ pub struct LinkSpec {
     pub addresses: Vec<AddressSpec>,
     /// Routes through it.
     pub routes: Vec<RouteSpec>,
+    /// What its card is to do: rings, queues, interrupt moderation, pause frames, offloads.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub hardware: HardwareSpec,
 }
 
 impl LinkSpec {
     /// A link of any kind.
     #[must_use]
     pub fn new(name: IfName, kind: LinkKind) -> Self {
-        Self { name, kind, card: None, mtu: None, addresses: Vec::new(), routes: Vec::new() }
+        let (addresses, routes) = Default::default();
+        Self { name, kind, card: None, mtu: None, addresses, routes, hardware: HardwareSpec::default() }
     }
 
     /// An interface that is there (a network card): it is brought up, given its MTU and addresses, never made or deleted.
@@ -227,6 +232,14 @@ impl LinkSpec {
     #[must_use]
     pub fn with_address_spec(mut self, address: AddressSpec) -> Self {
         self.addresses.push(address);
+        self
+    }
+
+    /// Says what its card is to do; `ethtool -G`, `-L`, `-C`, `-A`, `-K`. Set before the card is brought up.
+    #[doc(alias = "ethtool")]
+    #[must_use]
+    pub fn with_hardware(mut self, hardware: HardwareSpec) -> Self {
+        self.hardware = hardware;
         self
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use host::IfName;
 
 use crate::bond::{BondAttribute, BondOptions};
+use crate::hardware::HardwareState;
 use crate::kinds::{BridgeAttribute, MacvlanMode, VlanFlag, VlanProtocol};
 use crate::route::{Lifetime, RouteSpec, RuleSpec};
 use crate::{BondMode, Prefix, VlanId};
@@ -20,6 +21,8 @@ pub struct NetState {
     pub routes: Vec<RouteState>,
     /// The rules that choose a table, in the order in which they are asked.
     pub rules: Vec<RuleSpec>,
+    /// What cards do, by their link's number: of those links whose settings were asked for.
+    pub hardware: BTreeMap<u32, HardwareState>,
 }
 
 impl NetState {
@@ -56,6 +59,8 @@ pub struct LinkState {
     pub mtu: u32,
     /// The smallest and largest MTU its driver takes, where it says so.
     pub mtu_range: (Option<u32>, Option<u32>),
+    /// Its flags (`IFF_*`), as the kernel has them.
+    pub flags: u32,
     /// Administratively up.
     pub up: bool,
     /// Its lower layer is up: a cable, a partner.

@@ -5,7 +5,8 @@
 mod conformance;
 
 use netcfg::fake::FakeNet;
-use netcfg::{NetSpec, Netcfg, SysctlSpec};
+use netcfg::lint::Rule;
+use netcfg::{LinkSpec, NetSpec, Netcfg, SysctlSpec};
 
 #[test]
 fn the_fake_conforms() {
@@ -59,5 +60,24 @@ fn the_plan_reads_as_a_person_would_type_it() -> conformance::Outcome {
     }
     let empty: NetSpec = NetSpec::default();
     assert!(Netcfg::on(&fake.host())?.plan(&empty)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn pause_frames_that_are_off_are_told() -> conformance::Outcome {
+    let fake = FakeNet::new(&["int1", "int2"]);
+    let net = Netcfg::on(&fake.host())?;
+    net.ensure(&NetSpec::default().with_link(LinkSpec::existing("int1".parse()?)))?;
+    fake.set_pause("int1", true);
+    fake.set_pause("int2", false);
+    assert!(net.lint()?.iter().all(|found| found.rule != Rule::PauseOff), "int2 is not in use");
+    fake.set_pause("int1", false);
+    let found = net.lint()?;
+    assert!(
+        found.iter().any(|found| found.rule == Rule::PauseOff
+            && found.object == "int1"
+            && found.text.contains("ethtool -A int1 rx on tx on")),
+        "{found:?}"
+    );
     Ok(())
 }

@@ -24,11 +24,24 @@ fn in_guest() -> bool {
     line.contains("lab.mode=")
 }
 
+/// The error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| text + ": " + &cause.to_string())
+}
+
 fn cards() -> Result<(IfName, IfName), Failed> {
     Ok(("eth0".parse()?, "eth1".parse()?))
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "confirm")]
+    {
+        netcfg::confirm::guard();
+        if let Some(n) = std::env::var_os(KILLED) {
+            killed(&n.to_string_lossy());
+        }
+    }
     let arguments = Arguments::from_args();
     let ready = in_guest();
     let mut trials: Vec<Trial> = conformance::ALL
@@ -37,16 +50,20 @@ fn main() -> ExitCode {
             Trial::test(*name, move || {
                 let (host, (a, b)) = (Host::live(), cards()?);
                 conformance::clean(&host, &a, &b).map_err(|e| e.to_string())?;
-                check(&host, &a, &b).map_err(|e| e.to_string())?;
+                check(&host, &a, &b).map_err(|e| chain(&*e))?;
                 conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
             })
             .with_ignored_flag(!ready)
         })
         .collect();
     trials.push(Trial::test("ip_shows_what_we_made", ip_agrees).with_ignored_flag(!ready));
+    #[cfg(feature = "json")]
+    trials.push(Trial::test("our_json_is_that_of_ip", json_agrees).with_ignored_flag(!ready || !has_json()));
     trials.push(Trial::test("a_watch_tells_of_a_failover", failover).with_ignored_flag(!ready));
     trials.push(Trial::test("an_announcement_leaves_the_machine", announcement).with_ignored_flag(!ready));
     trials.push(Trial::test("somebody_who_has_the_address_is_found", duplicate).with_ignored_flag(!ready));
+    #[cfg(feature = "confirm")]
+    trials.push(Trial::test("a_guard_outlives_what_it_guards", guarded).with_ignored_flag(!ready));
     // busybox's ip knows no namespaces.
     let namespaces = ready && has_netns();
     trials.push(Trial::test("a_hole_for_large_packets_is_named", black_hole).with_ignored_flag(!namespaces));
@@ -81,6 +98,53 @@ fn ip_agrees() -> Result<(), Failed> {
         assert!(shown.contains("bond_vlan2"), "{shown}");
     }
     assert!(ip(&["addr", "show", "bond_vlan2"])?.contains("10.1.0.100/24"));
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
+}
+
+/// busybox's ip has no JSON.
+#[cfg(feature = "json")]
+fn has_json() -> bool {
+    Command::new("ip").args(["-j", "link"]).output().is_ok_and(|output| output.stdout.starts_with(b"["))
+}
+
+/// All that we say, `ip` says too.
+#[cfg(feature = "json")]
+fn json_agrees() -> Result<(), Failed> {
+    use serde_json::Value;
+    fn is_part(ours: &Value, theirs: &Value) -> bool {
+        match (ours, theirs) {
+            (Value::Object(ours), Value::Object(theirs)) => {
+                ours.iter().all(|(key, value)| theirs.get(key).is_some_and(|other| is_part(value, other)))
+            }
+            (Value::Array(ours), Value::Array(theirs)) => {
+                ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| is_part(a, b))
+            }
+            (ours, theirs) => ours == theirs,
+        }
+    }
+    let (host, (a, b)) = (Host::live(), cards()?);
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string())?;
+    let net = Netcfg::on(&host)?;
+    net.ensure(&conformance::article(&a, &b))?;
+    net.wait_ready(&["bond_vlan2".parse()?], Deadline::after(Duration::from_secs(30)))?;
+    let differing = || -> Result<Option<String>, Failed> {
+        let ours = net.list()?.to_ip_json();
+        let theirs: Value = serde_json::from_str(&ip(&["-d", "-j", "addr", "show"])?)?;
+        let (ours, theirs) = (ours.as_array().ok_or("a list")?, theirs.as_array().ok_or("a list")?);
+        assert!(ours.len() == theirs.len() && ours.len() >= 8, "{} and {}", ours.len(), theirs.len());
+        for link in ours {
+            let other = theirs.iter().find(|other| other["ifindex"] == link["ifindex"]).ok_or("a link")?;
+            if !is_part(link, other) {
+                return Ok(Some(format!("{link:#}\nis not in\n{other:#}")));
+            }
+        }
+        Ok(None)
+    };
+    // Carriers come and go between the two looks, until all has settled.
+    let deadline = Deadline::after(Duration::from_secs(30));
+    while let Some(text) = differing()? {
+        assert!(deadline.pause(Duration::from_millis(500)), "{text}");
+    }
     conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
 }
 
@@ -122,6 +186,48 @@ fn failover() -> Result<(), Failed> {
     // busybox's ip has no -batch.
     assert!(!flooded.status.success() || last == 1234, "{last}");
     conformance::clean(&host, &a, &b).map_err(|e| e.to_string().into())
+}
+
+/// Says to a process of this program that it is to apply and to be killed after so many steps.
+#[cfg(feature = "confirm")]
+const KILLED: &str = "NETCFG_TEST_KILLED";
+
+#[cfg(feature = "confirm")]
+fn killed(steps: &str) -> ! {
+    let (a, b) = ("eth0".parse().expect("name"), "eth1".parse().expect("name"));
+    let point = host::plan::KillPoint::KillAfter(steps.parse().expect("a number"));
+    let net = Netcfg::on(&Host::live().with_kill_point(point)).expect("netlink");
+    let plan = net.plan(&conformance::article(&a, &b)).expect("a plan");
+    let result = net.apply_on_trial(plan, Duration::from_secs(2));
+    panic!("not killed: {result:?}");
+}
+
+#[cfg(feature = "confirm")]
+fn guarded() -> Result<(), Failed> {
+    let (host, (a, b)) = (Host::live(), cards()?);
+    conformance::clean(&host, &a, &b).map_err(|e| e.to_string())?;
+    let net = Netcfg::on(&host)?;
+    let before = conformance::picture(&host).map_err(|e| e.to_string())?;
+    let back = || -> Result<(), Failed> {
+        let deadline = Deadline::after(Duration::from_secs(90));
+        while net.trial()?.is_some() {
+            assert!(deadline.pause(Duration::from_millis(100)), "the guard has not taken it back");
+        }
+        assert_eq!(conformance::picture(&host).map_err(|e| e.to_string())?, before);
+        Ok(())
+    };
+    // Nobody confirms.
+    let plan = net.plan(&conformance::article(&a, &b))?;
+    net.apply_on_trial(plan.clone(), Duration::from_secs(3))?;
+    assert!(net.plan(&conformance::article(&a, &b))?.is_empty() || net.trial()?.is_none());
+    back()?;
+    // The process is killed in the middle, and at its end.
+    for steps in [1, plan.len() / 2, plan.len()] {
+        let ended = Command::new(std::env::current_exe()?).env(KILLED, steps.to_string()).output()?.status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{ended}");
+        back()?;
+    }
+    Ok(())
 }
 
 fn announcement() -> Result<(), Failed> {

@@ -30,8 +30,8 @@ pub(crate) const ALL: &[Case] = &[
     ("waiting_ends_at_the_deadline", waiting_ends_at_the_deadline),
     ("a_list_says_what_get_says", a_list_says_what_get_says),
     (
-        "ten_thousand_queued_events_end_in_the_kernels_state",
-        ten_thousand_queued_events_end_in_the_kernels_state,
+        "thousands_of_queued_events_end_in_the_kernels_state",
+        thousands_of_queued_events_end_in_the_kernels_state,
     ),
     ("a_conflict_is_named_and_nothing_done", a_conflict_is_named_and_nothing_done),
 ];
@@ -125,8 +125,10 @@ fn a_list_says_what_get_says(bench: &Bench) -> Outcome {
 }
 
 /// None is lost; or the socket says that some were, and the state is read again.
-fn ten_thousand_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome {
-    const CHANGES: usize = 10_000;
+fn thousands_of_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome {
+    // On an emulated processor ten thousand take two minutes: there in the full run only.
+    let at_once = bench.host.run_dir().is_none() || std::env::var_os("SANKIT_LAB_LONG").is_some();
+    let changes: usize = if at_once { 10_000 } else { 2_000 };
     bench.clean()?;
     let drbd = bench.drbd()?;
     let name = "storm".parse()?;
@@ -137,7 +139,7 @@ fn ten_thousand_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome
     let mut watch = drbd.watch()?;
     let mut first = watch.next_before(soon())?;
     // Nobody reads meanwhile.
-    for _ in 0..CHANGES / 2 {
+    for _ in 0..changes / 2 {
         drbd.suspend_io(&name)?;
         drbd.resume_io(&name)?;
     }
@@ -161,7 +163,7 @@ fn ten_thousand_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome
             Event::Resynchronised => is_again = true,
             _ => {}
         }
-        let is_over = state.as_ref().is_some_and(|s| s.suspended.user) && (is_again || told > CHANGES);
+        let is_over = state.as_ref().is_some_and(|s| s.suspended.user) && (is_again || told > changes);
         // What is still queued comes at once.
         first = watch.next_before(if is_over {
             Deadline::after(Duration::from_millis(500))
@@ -169,7 +171,7 @@ fn ten_thousand_queued_events_end_in_the_kernels_state(bench: &Bench) -> Outcome
             deadline
         })?;
     }
-    assert!(is_again || told == CHANGES + 1, "{told} of {}", CHANGES + 1);
+    assert!(is_again || told == changes + 1, "{told} of {}", changes + 1);
     let state = state.expect("told");
     assert_eq!(state.suspended, seen(&drbd, &name)?.suspended);
     drbd.resume_io(&name)?;

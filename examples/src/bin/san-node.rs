@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use host::plan::KillPoint;
 use host::{Deadline, Host};
+use netcfg::Netcfg;
 use san_node::config::Config;
 use san_node::helper;
 use san_node::node::{FirstSync, NewMetadata, Node, Peer};
@@ -49,7 +50,15 @@ enum Verb {
         /// Give new disks DRBD metadata, where nothing known is on them.
         #[arg(long)]
         create_metadata: bool,
+        /// The network only, and on trial: it comes back as it was after so many seconds unless `san-node confirm` is called before, even if
+        /// this program is killed or its connection is cut off.
+        #[arg(long, value_name = "SECONDS", conflicts_with = "create_metadata", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        trial: Option<u64>,
     },
+    /// Keep the network that is on trial.
+    Confirm,
+    /// Bring back the network that was before the trial, at once.
+    RollBack,
     /// Show this node on one screen.
     Status {
         #[command(flatten)]
@@ -123,6 +132,7 @@ fn said_all() {
 }
 
 fn main() -> ExitCode {
+    netcfg::confirm::guard();
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     // Before anything else: the kernel waits for the answer.
     if helper::is_called(words.first().map(String::as_str)) {
@@ -195,7 +205,25 @@ fn run(verb: Verb) -> Result<bool> {
             (1..).zip(&steps).for_each(|(n, step)| println!("{n:4}. {step}"));
             println!("{} steps", steps.len());
         }
-        Verb::Apply { common, create_metadata } => {
+        Verb::Apply { common, trial: Some(seconds), .. } => {
+            match open(&common)?.try_network(Duration::from_secs(seconds))? {
+                true => say(&format!("on trial for {seconds} s: \"san-node confirm\" keeps it")),
+                false => say("the network is as the file says already"),
+            }
+        }
+        Verb::Confirm => {
+            if !Netcfg::new()?.confirm()? {
+                bail!("nothing is on trial; if something was, it has been taken back");
+            }
+            say("confirmed");
+        }
+        Verb::RollBack => {
+            if !Netcfg::new()?.roll_back()? {
+                bail!("nothing is on trial");
+            }
+            say("the network is as it was before the trial");
+        }
+        Verb::Apply { common, create_metadata, trial: None } => {
             let node = open(&common)?;
             let policy = if create_metadata { NewMetadata::Create } else { NewMetadata::Refuse };
             let changed = node.apply(policy)?;

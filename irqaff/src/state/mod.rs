@@ -1,16 +1,21 @@
-//! What is seen: network cards, their interrupts, the processors.
+//! What is seen: devices, their interrupts, the processors.
 
+mod netdev;
+mod queues;
 mod read;
 
 use std::collections::BTreeMap;
 
-use host::{CpuSet, IfName};
+use host::CpuSet;
 
+use crate::name::DeviceName;
 use crate::wire::role::Role;
 
-pub(crate) use read::{device, physical, read, vectors_of};
+pub(crate) use netdev::Napis;
+pub(crate) use queues::Wanted;
+pub(crate) use read::{controllers, device, devices_of, read, vectors_of};
 
-/// An interrupt of a network card.
+/// An interrupt of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -30,17 +35,23 @@ pub struct VectorState {
     pub effective: Option<CpuSet>,
 }
 
-/// A network card.
+/// A network card or a controller of disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct DeviceState {
     /// Its name.
-    pub name: IfName,
+    pub name: DeviceName,
+    /// The driver it is bound to; `None` if to none, or a virtual device.
+    pub driver: Option<String>,
     /// Its interrupts, by number. Empty for cards that have none of their own (USB).
     pub vectors: Vec<VectorState>,
-    /// Which processors send by which transmit queue. Empty for cards with one queue.
+    /// Which processors send by which transmit queue (`xps_cpus`). Empty for cards with one queue and for disks.
     pub xps: BTreeMap<u32, CpuSet>,
+    /// To which processors each receive queue hands packets on (`rps_cpus`); empty sets: to none.
+    pub rps: BTreeMap<u32, CpuSet>,
+    /// How many flows each receive queue follows (`rps_flow_cnt`).
+    pub flows: BTreeMap<u32, u32>,
     /// The memory node it is attached to; `None` where the kernel does not know (-1).
     pub numa_node: Option<u32>,
 }
@@ -67,10 +78,14 @@ pub struct State {
     pub isolated: CpuSet,
     /// The hyperthreads of one core each, where they were looked at.
     pub cores: Vec<CpuSet>,
-    /// The physical ports of the policy, in its order, each once.
+    /// The processors of each memory node, where the policy asks for them.
+    pub nodes: BTreeMap<u32, CpuSet>,
+    /// How many flows the machine follows (`net.core.rps_sock_flow_entries`), where the policy asks for it.
+    pub flow_table: Option<u32>,
+    /// The devices of the policy, in its order, each once; bonds and VLANs are their physical ports.
     pub devices: Vec<DeviceState>,
-    /// Ports of the policy that stand for no physical port (veth, dummy, a bond without slaves).
-    pub virtual_ports: Vec<IfName>,
+    /// Interfaces of the policy that stand for no physical port (veth, dummy, a bond without slaves).
+    pub virtual_ports: Vec<DeviceName>,
     /// Interrupts that are known to refuse to be moved.
     pub not_movable: Vec<u32>,
 }

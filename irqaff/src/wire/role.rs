@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What an interrupt of a network card is for. Queue numbers begin at 0.
+/// What an interrupt is for. Queue numbers begin at 0, those of NVMe at 1: its queue 0 takes commands that are not I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -13,6 +13,8 @@ pub enum Role {
     Tx(u32),
     /// Both.
     RxTx(u32),
+    /// A queue of a controller of disks.
+    Disk(u32),
     /// Link, configuration, management: never bound by a policy.
     Other,
 }
@@ -22,7 +24,7 @@ impl Role {
     #[must_use]
     pub fn queue(self) -> Option<u32> {
         match self {
-            Self::Rx(queue) | Self::Tx(queue) | Self::RxTx(queue) => Some(queue),
+            Self::Rx(queue) | Self::Tx(queue) | Self::RxTx(queue) | Self::Disk(queue) => Some(queue),
             Self::Other => None,
         }
     }
@@ -40,6 +42,7 @@ impl fmt::Display for Role {
             Self::Rx(queue) => write!(f, "rx {queue}"),
             Self::Tx(queue) => write!(f, "tx {queue}"),
             Self::RxTx(queue) => write!(f, "rx+tx {queue}"),
+            Self::Disk(queue) => write!(f, "queue {queue}"),
             Self::Other => f.write_str("other"),
         }
     }
@@ -64,6 +67,8 @@ const NAMES: &[(&str, Make)] = &[
     ("mana_q", Role::RxTx),          // mana
     ("gve-ntfy-blk", Role::RxTx),    // gve
     (" (queue ", Role::RxTx),        // cxgb4
+    ("-req.", Role::Disk),           // virtio_blk
+    ("-msix", Role::Disk),           // megaraid_sas, mpt3sas, hpsa
 ];
 
 /// Reads the name of an interrupt.
@@ -77,6 +82,16 @@ const NAMES: &[(&str, Make)] = &[
 #[must_use]
 pub fn of(action: &str) -> Role {
     let name = action.to_ascii_lowercase();
+    if let Some((controller, queue)) = name.strip_prefix("nvme").and_then(|rest| rest.split_once('q'))
+        && controller.chars().all(|c| c.is_ascii_digit())
+        && let Ok(queue) = queue.parse()
+    {
+        return if queue == 0 { Role::Other } else { Role::Disk(queue) };
+    }
+    // A virtio device with too few vectors has one for all its queues (vp_find_vqs).
+    if name.ends_with("-virtqueues") {
+        return Role::RxTx(0);
+    }
     for (before, role) in NAMES {
         let Some((_, rest)) = name.rsplit_once(before) else { continue };
         let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -113,6 +128,15 @@ mod tests {
             ("mana_hwc@pci:7870:00:00.0", Role::Other),
             ("gve-ntfy-blk4@pci:0000:00:04.0", Role::RxTx(4)),
             ("eth4 (queue 2)", Role::RxTx(2)),
+            ("i40e-enP1s15-TxRx-3", Role::RxTx(3)),
+            ("i40e-0001:00:0f.0:misc", Role::Other),
+            ("virtio0-virtqueues", Role::RxTx(0)),
+            ("nvme0q0", Role::Other),
+            ("nvme1q64", Role::Disk(64)),
+            ("virtio3-req.2", Role::Disk(2)),
+            ("megasas0-msix12", Role::Disk(12)),
+            ("mpt3sas1-msix0", Role::Disk(0)),
+            ("ahci[0000:00:1f.2]", Role::Other),
             ("eth0", Role::Other),
             ("eth0-rx-", Role::Other),
             ("eth0-rx-99999999999", Role::Other),

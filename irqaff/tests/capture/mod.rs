@@ -37,6 +37,16 @@ pub fn take(tree: &Tree) -> String {
         file(&format!("/proc/irq/{irq}/effective_affinity_list"));
         file(&format!("/sys/kernel/irq/{irq}/actions"));
     }
+    for address in tree.links("/sys/bus/pci/devices").unwrap_or_default() {
+        let link = format!("/sys/bus/pci/devices/{address}");
+        // Mass storage.
+        let class = tree.read_opt(format!("{link}/class")).ok().flatten();
+        if class.is_some_and(|class| class.starts_with("0x01")) {
+            let real = tree.read_link(&link).expect("a link").display().to_string();
+            out.push_str(&format!("L {link}\t{real}\n"));
+            device(tree, &real, &mut out);
+        }
+    }
     for name in tree.links("/sys/class/net").unwrap_or_default() {
         let link = format!("/sys/class/net/{name}");
         let real = tree.read_link(&link).expect("a link").display().to_string();
@@ -53,21 +63,30 @@ pub fn take(tree: &Tree) -> String {
         file(format!("{real}/address"));
         for queue in tree.dirs(format!("{real}/queues")).unwrap_or_default() {
             file(format!("{real}/queues/{queue}/rps_cpus"));
+            file(format!("{real}/queues/{queue}/rps_flow_cnt"));
             file(format!("{real}/queues/{queue}/xps_cpus"));
         }
-        let Ok(device) = tree.read_link(format!("{real}/device")) else { continue };
-        let device = device.display().to_string();
-        let parent = device.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
-        for dir in [&device, &parent] {
-            file(format!("{dir}/irq"));
-            file(format!("{dir}/numa_node"));
-            for irq in tree.list_opt(format!("{dir}/msi_irqs")).unwrap_or_default() {
-                if irq.kind == Kind::File {
-                    file(format!("{dir}/msi_irqs/{}", irq.name));
-                }
-            }
-        }
-        out.push_str(&format!("L {real}/device\t{device}\n"));
+        let Ok(below) = tree.read_link(format!("{real}/device")) else { continue };
+        let below = below.display().to_string();
+        let parent = below.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
+        device(tree, &below, &mut out);
+        device(tree, &parent, &mut out);
+        out.push_str(&format!("L {real}/device\t{below}\n"));
     }
     out
+}
+
+/// A device's directory.
+fn device(tree: &Tree, dir: &str, out: &mut String) {
+    if let Ok(driver) = tree.read_link(format!("{dir}/driver")) {
+        out.push_str(&format!("L {dir}/driver\t{}\n", driver.display()));
+    }
+    let interrupts = tree.list_opt(format!("{dir}/msi_irqs")).unwrap_or_default();
+    let interrupts = interrupts.iter().filter(|irq| irq.kind == Kind::File);
+    let files = ["irq", "numa_node", "class"].map(str::to_owned).into_iter();
+    for file in files.chain(interrupts.map(|irq| format!("msi_irqs/{}", irq.name))) {
+        if let Ok(Some(text)) = tree.read_opt(format!("{dir}/{file}")) {
+            out.push_str(&format!("F {dir}/{file}\t{}\n", text.replace('\n', "\\n")));
+        }
+    }
 }

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use host::plan::KillPoint;
-use irqaff::{CpuSet, ErrorKind, Host, IfName, Irqaff, Plan, Policy, Role, Step, Verdict};
+use irqaff::{CpuSet, DeviceName, ErrorKind, Host, Irqaff, Plan, Policy, Role, Rps, Step, Verdict};
 
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 pub type Case = fn(&Bench) -> Outcome;
@@ -41,10 +41,12 @@ pub const CASES: &[(&str, Case)] = &[
     ("an_interrupt_moves_when_it_comes", pending),
     ("a_bond_stands_for_its_ports", bond),
     ("a_stale_step_finds_its_interrupt_or_says_so", stale),
+    ("packets_are_handed_on_and_flows_followed", steered),
+    ("a_disk_controller_is_listed_and_its_managed_queues_stay", controller),
 ];
 
-pub fn name(text: &str) -> IfName {
-    text.parse().expect("an interface name")
+pub fn name(text: &str) -> DeviceName {
+    text.parse().expect("a device's name")
 }
 
 fn cpus(text: &str) -> CpuSet {
@@ -82,13 +84,14 @@ impl Bench {
 
 fn listed(bench: &Bench) -> Outcome {
     let irqaff = bench.irqaff();
-    let devices = irqaff.list()?;
-    assert_eq!(devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["eth0", "eth1"]);
+    let devices: Vec<_> = irqaff.list()?.into_iter().filter(|d| d.name.link().is_some()).collect();
+    assert_eq!(devices.iter().map(|d| d.name.to_string()).collect::<Vec<_>>(), ["eth0", "eth1"]);
     for device in &devices {
         let roles: Vec<_> = device.vectors.iter().map(|vector| vector.role).collect();
         assert_eq!(roles, [Role::Other, Role::Rx(0), Role::Tx(0)], "{device:?}");
         assert!(device.vectors.iter().all(|v| !v.affinity.is_empty() && v.effective.is_some()), "{device:?}");
         assert_eq!((device.queues(), device.numa_node), (vec![0], None));
+        assert_eq!(device.driver.as_deref(), Some("virtio_net"));
         assert!(
             device.vectors[1].action.starts_with("virtio") && device.vectors[1].action.ends_with("-input.0")
         );
@@ -234,7 +237,7 @@ fn pending(bench: &Bench) -> Outcome {
 fn bond(bench: &Bench) -> Outcome {
     (bench.bond)(bench);
     let irqaff = bench.irqaff();
-    assert_eq!(irqaff.physical_ports(&name("bond9"))?, [name("eth1")]);
+    assert_eq!(irqaff.devices_of(&name("bond9"))?, [name("eth1")]);
     let policy = Policy::spread([name("bond9"), name("eth1"), name("eth0")]).over(cpus("0-1"));
     irqaff.ensure(&policy)?;
     let report = irqaff.verify(&policy)?;
@@ -263,5 +266,48 @@ fn stale(bench: &Bench) -> Outcome {
     let error =
         irqaff.apply(Plan::new(vec![step(vector.irq, "virtio99-input.0")])).expect_err("no such name");
     assert!(chain(&error).contains("make a new plan"), "{}", chain(&error));
+    Ok(())
+}
+
+fn steered(bench: &Bench) -> Outcome {
+    let irqaff = bench.irqaff();
+    // One queue, two processors: the other one helps.
+    let policy = bench.both("0-1").with_rps(Rps::WhereFewQueues).with_flows(1000);
+    assert!(irqaff.ensure(&policy)? && !irqaff.ensure(&policy)?);
+    let eth0 = irqaff.get(&name("eth0"))?.expect("eth0");
+    assert_eq!((eth0.rps[&0].to_string(), eth0.flows[&0]), ("0-1".to_owned(), 1024));
+    let tree = bench.host.tree();
+    assert_eq!(tree.read("/proc/sys/net/core/rps_sock_flow_entries")?.trim(), "1024");
+    assert!(irqaff.verify(&policy)?.holds());
+    let off = bench.both("0-1").with_rps(Rps::Off).with_flows(0);
+    let report = irqaff.verify(&off)?;
+    assert!(!report.holds() && report.steering.len() == 5, "{report}");
+    assert!(report.to_string().contains("/sys/class/net/eth0/queues/rx-0/rps_cpus: differs"), "{report}");
+    assert!(irqaff.ensure(&off)? && !irqaff.ensure(&off)?);
+    assert!(irqaff.get(&name("eth0"))?.expect("eth0").rps[&0].is_empty());
+    let error = irqaff.plan(&bench.both("0").with_flows(u32::MAX)).expect_err("too many");
+    assert!(error.to_string().contains("at most 536870912"), "{error}");
+    Ok(())
+}
+
+fn controller(bench: &Bench) -> Outcome {
+    let irqaff = bench.irqaff();
+    let (managed, _) = bench.managed.clone();
+    let devices = irqaff.list()?;
+    let disk = devices.iter().find(|device| device.vectors.iter().any(|v| v.irq == managed)).expect("a disk");
+    assert!(disk.name.link().is_none() && disk.name.to_string().ends_with(".0"), "{disk:?}");
+    assert_eq!(disk.driver.as_deref(), Some("virtio-pci"), "the PCI device's own driver");
+    assert_eq!(disk.vectors.iter().find(|v| v.irq == managed).expect("seen").role, Role::Disk(0));
+    assert_eq!(irqaff.get(&disk.name)?.as_ref(), Some(disk));
+    assert_eq!(irqaff.devices_of(&disk.name)?, std::slice::from_ref(&disk.name));
+    let policy = Policy::spread([disk.name.clone()]).over(cpus("1"));
+    irqaff.ensure(&policy)?;
+    let report = irqaff.verify(&policy)?;
+    let verdicts: Vec<_> = report.findings.iter().map(|f| f.verdict).collect();
+    // Where the driver has put it is where it was wanted by chance, or it cannot be moved there.
+    assert!(report.holds() && !verdicts.contains(&Verdict::Differs) && !verdicts.is_empty(), "{report}");
+    let error = irqaff.plan(&Policy::spread([name("0000:ff:1f.7")])).expect_err("no such device");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("/sys/bus/pci/devices/0000:ff:1f.7"), "{error}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod address;
 mod bond;
+mod ethtool;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,8 @@ struct Link {
     primary: String,
     /// A bond's options by attribute number, as they were sent; of other kinds what they were told.
     bond: BTreeMap<u16, Vec<u8>>,
+    /// A card's settings; links of other kinds have none.
+    card: ethtool::Card,
 }
 
 impl Link {
@@ -122,12 +125,13 @@ impl FakeNet {
                 let addresses: Vec<_> =
                     net.addresses.iter().filter(|(on, _)| on == index).map(|(_, b)| b).collect();
                 format!(
-                    "{} {:?} mtu {} up {} in {:?} addresses {addresses:?}",
+                    "{} {:?} mtu {} up {} in {:?} addresses {addresses:?} {:?}",
                     link.name,
                     link.kind,
                     link.mtu,
                     link.up,
-                    net.links.get(&link.controller).map(|c| c.name.as_str())
+                    net.links.get(&link.controller).map(|c| c.name.as_str()),
+                    link.card
                 )
             })
             .collect();
@@ -148,8 +152,21 @@ struct Rtnl(Arc<Mutex<Net>>);
 type Refusal = (i32, Option<&'static str>);
 
 impl Responder for Rtnl {
-    fn answer(&mut self, _: Protocol, request: &Reply) -> Answer {
+    fn answer(&mut self, protocol: Protocol, request: &Reply) -> Answer {
         let mut net = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if protocol == Protocol::Generic {
+            let card =
+                |name: &str| net.links.values().find(|link| link.name == name).map(|link| link.card.clone());
+            let (answer, changed) = ethtool::answer(request, card);
+            if let Some((name, card)) = changed {
+                net.writes += 1;
+                net.links
+                    .values_mut()
+                    .filter(|link| link.name == name)
+                    .for_each(|link| link.card = card.clone());
+            }
+            return answer;
+        }
         let dump = request.flags & flags::DUMP == flags::DUMP;
         match request.kind {
             RTM_GETLINK if dump => Answer::dump(net.links.iter().map(|(i, l)| shown(*i, l)).collect()),

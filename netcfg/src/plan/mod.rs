@@ -50,6 +50,10 @@ pub fn diff(state: &NetState, spec: &NetSpec, sysctls: &BTreeMap<String, String>
     }
     let ordered = planner.ordered();
     planner.take_down(&ordered, &mut plan);
+    // Before anything comes up: many cards switch themselves off for it.
+    for link in &ordered {
+        planner.hardware(link, &mut plan)?;
+    }
     // Network cards first, so that their VLANs can be opened; the ports among them wait for their bond.
     for link in ordered.iter().filter(|link| matches!(link.kind, LinkKind::Existing)) {
         if planner.bond_of(&link.name).is_none() {
@@ -179,6 +183,23 @@ impl<'a> Planner<'a> {
 
     fn spec_of(&self, name: &IfName) -> Option<&'a LinkSpec> {
         self.specs.get(name.as_str()).copied()
+    }
+
+    /// What its card is to do differently.
+    fn hardware(&self, link: &LinkSpec, plan: &mut Plan<Step>) -> Result<()> {
+        if link.hardware.is_empty() {
+            return Ok(());
+        }
+        let now = self.seen(&link.name).and_then(|seen| self.state.hardware.get(&seen.index));
+        let now = now.filter(|_| link.kind == LinkKind::Existing).ok_or_else(|| {
+            invalid(&link.name, "only what is a network card already has settings of a card; leave them out")
+        })?;
+        let differing =
+            now.differing(&link.hardware).map_err(|error| invalid(&link.name, error.to_string()))?;
+        if let Some((from, to)) = differing {
+            plan.push(Step::SetHardware { name: link.name.clone(), from, to });
+        }
+        Ok(())
     }
 
     /// The bond that the spec makes a link a port of.

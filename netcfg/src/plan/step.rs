@@ -5,11 +5,12 @@ use std::fmt;
 use host::{IfName, Impact};
 
 use crate::bond::{BondOptions, settable};
+use crate::hardware::HardwareSpec;
 use crate::kinds::VlanProtocol;
 use crate::route::{AddressSpec, Lifetime, MAIN_TABLE, RouteSpec, RuleSpec};
 use crate::spec::LinkKind;
 
-/// One change of the network. `Display` is the `ip` or `sysctl` line for it.
+/// One change of the network. `Display` is the `ip`, `ethtool` or `sysctl` line for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -89,6 +90,15 @@ pub enum Step {
         from: u32,
         /// What it is to be.
         to: u32,
+    },
+    /// Changes what a card does. Both hold only what differs.
+    SetHardware {
+        /// The link.
+        name: IfName,
+        /// What it did.
+        from: HardwareSpec,
+        /// What it is to do.
+        to: HardwareSpec,
     },
     /// Brings a link up or down.
     SetUp {
@@ -192,6 +202,7 @@ impl fmt::Display for Step {
                 )
             }
             Self::SetMtu { name, to, .. } => write!(f, "ip link set {name} mtu {to}"),
+            Self::SetHardware { name, to, .. } => f.write_str(&to.commands(&format!(" {name}"))),
             Self::SetUp { name, up } => write!(f, "ip link set {name} {}", if *up { "up" } else { "down" }),
             Self::SetController { name, to: Some(to), .. } => write!(f, "ip link set {name} master {to}"),
             Self::SetController { name, to: None, .. } => write!(f, "ip link set {name} nomaster"),
@@ -285,6 +296,7 @@ impl host::plan::Step for Step {
             Self::SetBond { name, from, to } => vec![Self::SetBond { name, from: to, to: from }],
             Self::SetPrimary { name, from, to } => vec![Self::SetPrimary { name, from: to, to: from }],
             Self::SetMtu { name, from, to } => vec![Self::SetMtu { name, from: to, to: from }],
+            Self::SetHardware { name, from, to } => vec![Self::SetHardware { name, from: to, to: from }],
             Self::SetUp { name, up } => vec![Self::SetUp { name, up: !up }],
             Self::SetController { name, from, to } => vec![Self::SetController { name, from: to, to: from }],
             Self::AddAddress { name, address } => vec![Self::DeleteAddress { name, address }],

@@ -141,6 +141,7 @@ pub(crate) fn parse(reply: &Reply) -> Result<LinkState, ParseError> {
         kind: LinkKindState::Physical,
         mtu: 0,
         mtu_range: (None, None),
+        flags: device_flags,
         up: device_flags & IFF_UP != 0,
         carrier: device_flags & IFF_LOWER_UP != 0,
         oper: 0,

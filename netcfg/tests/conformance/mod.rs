@@ -1,6 +1,9 @@
 //! What holds on the fake and on a real kernel alike. Each function gets a machine with two spare network cards.
 
 mod bond;
+#[cfg(feature = "confirm")]
+mod confirm;
+mod hardware;
 mod kinds;
 mod random;
 mod watch;
@@ -39,6 +42,9 @@ pub(crate) const ALL: &[Check] = &[
     ("a_portal_answers_through_its_own_network", kinds::source_routing),
     ("addresses_have_lifetimes_and_flags", kinds::addresses),
     ("a_card_is_found_by_its_address_and_renamed", kinds::cards),
+    ("a_card_does_what_it_is_told_and_refuses_the_rest", hardware::settings),
+    #[cfg(feature = "confirm")]
+    ("what_is_not_confirmed_is_taken_back", confirm::trials),
     ("random_specs_one_after_the_other_are_what_they_say", random::specs),
     ("a_watch_tells_what_changes_and_ends_at_what_is", watch::tells),
 ];
@@ -154,7 +160,7 @@ fn vlan_over_bond(host: &Host, a: &IfName, b: &IfName) -> Outcome {
 }
 
 /// The state as far as our spec can change it.
-fn picture(host: &Host) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+pub(crate) fn picture(host: &Host) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let state = Netcfg::on(host)?.list()?;
     let mut lines: Vec<_> = state
         .links

@@ -66,6 +66,8 @@ pub const VARIANTS: &[Variant] = &[
             "fence-agents",
         ],
     },
+    // The storage tools and what moves interrupts.
+    Variant { name: "irqbalance", packages: &["irqbalance"] },
     // The storage tools, a TPM in software, and what binds volumes to it.
     Variant {
         name: "tpm",

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod irqaff;
 mod lio;
 mod luks;
 mod netcfg;
@@ -60,6 +61,7 @@ const GROUPS: &[Group] = &[
     Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
     Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
+    Group { name: "irqaff", rows: &irqaff::GOALS, run: irqaff::run },
 ];
 
 fn main() -> ExitCode {
@@ -78,6 +80,7 @@ fn run(cli: &Cli) -> Result<bool> {
         let part = match what.split_once('-') {
             Some(("netcfg", _)) => netcfg::guest::run,
             Some(("lio", _)) => lio::guest::run,
+            Some(("irqaff", _)) => irqaff::guest::run,
             _ => drbd::guest::run,
         };
         return part(what, cli.runs).map(|()| true);
