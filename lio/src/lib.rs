@@ -55,6 +55,7 @@ mod spec;
 pub mod state;
 #[allow(unsafe_code)]
 mod sys;
+mod vmware;
 pub mod wire;
 
 use std::path::Path;

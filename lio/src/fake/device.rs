@@ -80,6 +80,7 @@ impl Configfs {
                         "fd_dev_size" | "rd_pages" | "dev_size" if value.parse::<u64>().is_err() => {
                             return Err(libc::EINVAL);
                         }
+                        "fd_async_io" | "fd_buffered_io" if value != "1" => return Err(libc::EINVAL),
                         _ => {}
                     }
                     self.control
@@ -123,7 +124,19 @@ impl Configfs {
                     _ => Err(libc::EOVERFLOW),
                 }
             }
+            ["wwn", _] if value.bytes().any(|byte| !(0x20..0x7f).contains(&byte)) => Err(libc::EINVAL),
             ["wwn", _] => Ok(line(value)),
+            ["pr", "res_aptpl_metadata"] => {
+                let get = |key: &str| value.split([',', '\n']).find_map(|one| one.strip_prefix(key));
+                let complete = get("initiator_node=").is_some()
+                    && get("target_node=").is_some()
+                    && get("sa_res_key=").is_some_and(|key| key != "0");
+                let on = Self::is_on(nodes, &format!("{device}/attrib/emulate_pr"));
+                match on && (exported || !complete) {
+                    true => Err(libc::EINVAL),
+                    false => Ok("Ready to process PR APTPL metadata..\n".to_owned()),
+                }
+            }
             ["attrib", name] => self.write_attribute(nodes, device, name, value, enabled, exported),
             ["alua", group, name] => {
                 Self::write_access_group(nodes, &format!("{device}/alua/{group}"), name, value, enabled)
@@ -156,6 +169,7 @@ impl Configfs {
             "emulate_tpu" | "emulate_tpws" | "unmap_zeroes_data" if !enabled && value != "0" => {
                 Err(libc::ENODEV)
             }
+            "pi_prot_type" if !enabled && value != "0" => Err(libc::ENODEV),
             "emulate_tpu" | "emulate_tpws" if value == "1" && !device.contains("/core/fileio_") => {
                 Err(libc::ENOSYS)
             }

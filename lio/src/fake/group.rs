@@ -95,6 +95,7 @@ impl Configfs {
                 }
                 Ok(written)
             }
+            ["np", _, "iser" | "cxgbit"] => in_range(0..=1),
             ["acls", _, "attrib", "nopin_timeout"] if value != "0" => in_range(3..=60),
             ["acls", _, "attrib", name] => checked(attributes::ACL, name),
             ["attrib", name] => checked(attributes::GROUP, name),

@@ -170,6 +170,7 @@ impl Rules for Configfs {
                 nodes.put(&format!("{path}/cpus_allowed_list"), "0-1\n");
             }
             ["loopback" | "vhost"] => {}
+            ["core", adapter] if adapter.len() > 63 => return Err(libc::ENAMETOOLONG),
             ["core", adapter] if *adapter != *"alua" => {
                 let (plugin, index) = adapter.rsplit_once('_').ok_or(libc::EINVAL)?;
                 let known = ["iblock", "fileio", "rd_mcp", "pscsi", "user"].contains(&plugin);
@@ -270,18 +271,27 @@ impl Rules for Configfs {
         let names = parts(path);
         let content = match names.get(..3) {
             Some(["core", "alua", "lu_gps"]) => {
-                // Once and for all.
-                match nodes.text(path) {
-                    Some(now) if path.ends_with("/lu_gp_id") && now.trim() != "0" => {
-                        return Err(libc::EINVAL);
-                    }
-                    _ => line(text.trim_end()),
+                // Once and for all, and no two the same.
+                let set = nodes.text(path).is_some_and(|now| now.trim() != "0");
+                let twin = nodes.iter().any(|(other, _)| {
+                    other.ends_with("/lu_gp_id")
+                        && nodes.text(other).is_some_and(|id| id.trim() == text.trim_end())
+                });
+                match path.ends_with("/lu_gp_id") && (set || twin) {
+                    true => return Err(libc::EINVAL),
+                    false => line(text.trim_end()),
                 }
             }
             Some(["core", adapter, name]) => {
                 let device = format!("{TARGET}/core/{adapter}/{name}");
                 self.write_device(nodes, &device, names.get(3..).unwrap_or_default(), &text)?
             }
+            Some(["iscsi", "discovery_auth", file]) => match (*file, text.trim_end()) {
+                ("enforce_discovery_auth", "0" | "1") => line(text.trim_end()),
+                ("enforce_discovery_auth", _) => return Err(libc::EINVAL),
+                _ if text.len() >= 256 => return Err(libc::EINVAL),
+                _ => line(text.trim_end()),
+            },
             Some(["iscsi", iqn, group]) => {
                 let group = format!("{TARGET}/iscsi/{iqn}/{group}");
                 self.write_group(nodes, &group, names.get(3..).unwrap_or_default(), &text)?
@@ -294,6 +304,19 @@ impl Rules for Configfs {
             Some(["loopback" | "vhost", ..]) if path.ends_with("/alua_tg_pt_gp") => {
                 Self::move_lun(nodes, path, &text)?
             }
+            _ if names[..] == ["dbroot"] => match nodes.get(text.trim_end()) {
+                _ if self.made.iter().any(|dir| matches!(parts(dir)[..], ["core", _, _])) => {
+                    return Err(libc::EINVAL);
+                }
+                Some(Node::Dir) => line(text.trim_end()),
+                Some(_) => return Err(libc::ENOTDIR),
+                None => return Err(libc::ENOENT),
+            },
+            _ if names[..] == ["iscsi", "cpus_allowed_list"] => match text.trim_end().parse::<host::CpuSet>()
+            {
+                Ok(_) => line(text.trim_end()),
+                Err(_) => return Err(libc::EINVAL),
+            },
             _ => line(text.trim_end()),
         };
         plain_write(nodes, path, content.as_bytes())
@@ -323,6 +346,9 @@ impl Rules for Configfs {
                 }
                 _ => return Err(libc::EFAULT),
             },
+            ["iscsi", _, _, "acls", _, _, _] if !matches!(parts(target)[..], [_, _, _, "lun", _]) => {
+                return Err(libc::EFAULT);
+            }
             ["iscsi", iqn, group, "acls", _, _, _] => {
                 let luns = format!("{TARGET}/iscsi/{iqn}/{group}/lun");
                 let exported = nodes.children(target).iter().any(|(_, node)| matches!(node, Node::Link(_)));

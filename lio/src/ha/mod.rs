@@ -108,7 +108,8 @@ impl HaNode {
 /// In the ALUA mode a disk is not exported itself but a device-mapper device in front of it, `/dev/mapper/lio-NAME`, that leads to the disk on
 /// the node that serves and answers every command with an error on the other: there a DRBD resource is Secondary and cannot be opened. Hence:
 ///
-/// * at any time one node only can write, so that compare-and-write (ATS) is as atomic as on one node;
+/// * at any time one node only can write, so that compare-and-write (ATS) is as atomic as on one node: the other has no disk to compare with,
+///   and what waits in a move is answered with an error, never carried out later;
 /// * persistent reservations are refused (`emulate_pr=0`): each kernel keeps its own, and cannot be given those of the other while the disk
 ///   is exported. Initiators are answered "invalid command", which Windows clusters and `SCSI-3` fencing understand as "not supported";
 /// * thin provisioning is refused (`emulate_tpu`, `emulate_tpws`): the device in front cannot pass it while it leads nowhere.
@@ -283,11 +284,7 @@ const IDENTITY: [Identity; 6] = [
     ("serial", |disk| shown(disk.serial.as_ref())),
     ("identifier", |disk| shown(disk.wwid().as_ref())),
     ("vendor", |disk| shown(disk.vendor.as_ref())),
-    ("product", |disk| match disk.attributes.get("emulate_model_alias").is_some_and(|on| on == "1") {
-        // The kernel shows the backstore's name then (target_core_configfs.c, dev_set_t10_wwn_model_alias).
-        true => disk.name.as_str().chars().take(15).collect(),
-        false => shown(disk.product.as_ref()),
-    }),
+    ("product", BackstoreSpec::shown_product),
     ("revision", |disk| shown(disk.revision.as_ref())),
     ("block size", |disk| shown(disk.attributes.get("block_size"))),
 ];

@@ -218,16 +218,26 @@ impl Lio {
     }
 
     /// Removes all that a node has of a pair: the target, and in the ALUA mode the devices in front of the disks. Says whether there was any.
+    /// Commands that wait because of a [`hold`](Self::hold) are answered with an error.
     ///
     /// # Errors
     /// As [`remove_before`](Self::remove_before), [`Error::Mapper`].
     pub fn remove_ha(&self, pair: &HaPair, side: Side, deadline: Deadline) -> Result<bool> {
         let spec = pair.render(side)?;
-        let mut there = self.remove_before(&spec.iqn, deadline)?;
-        if pair.nodes.is_some() {
-            for disk in pair.target.luns.values() {
-                there |= Gate::named(disk)?.remove(self.host.dm(), self.tree())?;
+        if pair.nodes.is_none() {
+            return self.remove_before(&spec.iqn, deadline);
+        }
+        let dm = self.host.dm();
+        let gates = pair.target.luns.values().map(Gate::named).collect::<Result<Vec<_>>>()?;
+        for gate in &gates {
+            // What waits in it would be waited for.
+            if let Position::Held { .. } = gate.look(dm)? {
+                gate.go_on(dm)?;
             }
+        }
+        let mut there = self.remove_before(&spec.iqn, deadline)?;
+        for gate in &gates {
+            there |= gate.remove(dm, self.tree())?;
         }
         Ok(there)
     }
@@ -237,7 +247,8 @@ impl Lio {
     ///
     /// What was begun goes on in a thread of its own, which keeps the lock, and ends when the disk answers or is made to fail: resume it, let
     /// DRBD give up (`drbdsetup resume-io`), or exchange its device-mapper table for `error`. No directory is removed before all unlinks have
-    /// come back, so that other targets can be configured meanwhile by other tools. A process with such a thread cannot end before that.
+    /// come back, so that other targets can be configured meanwhile by other tools. A process with such a thread cannot end before that, and
+    /// who reads the attributes of this portal group waits too (`tpg_access_lock`, `iscsi_target_configfs.c`).
     ///
     /// # Errors
     /// [`Error::Late`] says at which step it waits; else as [`remove`](Self::remove).

@@ -18,7 +18,9 @@ pub struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(target: impl Into<String>, path: impl Into<String>) -> Self {
+    /// A link that leads to `target` and stands at `path`.
+    #[must_use]
+    pub fn new(target: impl Into<String>, path: impl Into<String>) -> Self {
         Self { target: target.into(), path: path.into() }
     }
 }

@@ -467,6 +467,22 @@ impl BackstoreSpec {
         self
     }
 
+    /// The product that initiators are shown.
+    pub(crate) fn shown_product(&self) -> String {
+        // The kernel shows the backstore's name then (dev_set_t10_wwn_model_alias, target_core_configfs.c).
+        if self.attributes.get("emulate_model_alias").is_some_and(|on| on == "1") {
+            return self.name.as_str().chars().take(15).collect();
+        }
+        let own = match &self.backing {
+            Backing::Block { .. } => "IBLOCK",
+            Backing::File { .. } => "FILEIO",
+            Backing::Ramdisk { .. } => "RAMDISK-MCP",
+            // The device's own, which nobody here knows.
+            Backing::Scsi { .. } | Backing::User { .. } => self.name.as_str(),
+        };
+        self.product.as_ref().map_or_else(|| own.to_owned(), ToString::to_string)
+    }
+
     /// The identifier that multipath shows for the disk; `None` without a serial.
     #[must_use]
     pub fn wwid(&self) -> Option<Wwid> {

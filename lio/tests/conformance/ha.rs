@@ -1,20 +1,16 @@
 //! Two nodes, of which one is here: the devices in front of the disks, takeover, hold, standby.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use host::dm::{Inflight, Target};
-use lio::{
-    BackstoreSpec, Deadline, ErrorKind, Fabric, HaMode, HaNode, HaPair, HaState, Lio, Removal, Side, Tag,
-    TargetSpec, UnitSerial,
-};
+use lio::{BackstoreSpec, Deadline, ErrorKind, HaMode, HaNode, HaPair, HaState, Side, Tag, TargetSpec};
 
-use super::{Bench, Outcome, TARGET, chain, iqn};
+use super::{Bench, Outcome, TARGET, iqn};
 
-fn soon() -> Deadline {
+pub fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-fn pair(name: &str, disks: &[BackstoreSpec]) -> HaPair {
+pub fn pair(name: &str, disks: &[BackstoreSpec]) -> HaPair {
     let nodes = [(1, 13400), (2, 13401)]
         .map(|(tag, port)| HaNode::new(Tag(tag)).with_portal(format!("127.0.0.1:{port}").parse().unwrap()));
     let target = disks.iter().cloned().enumerate().fold(TargetSpec::new(iqn(name)), |target, (lun, disk)| {
@@ -131,150 +127,6 @@ pub fn floating(bench: &Bench) -> Outcome {
     assert!(lio.standby(&pair, Side::Two, soon())? && !lio.standby(&pair, Side::Two, soon())?);
     bench.same(&before, "away");
     Ok(())
-}
-
-/// A disk that does not answer, as DRBD without quorum: a suspended device-mapper device.
-struct Frozen<'a> {
-    bench: &'a Bench,
-    name: host::DmName,
-}
-
-impl<'a> Frozen<'a> {
-    fn new(bench: &'a Bench, disk: usize) -> Result<Self, Box<dyn std::error::Error>> {
-        let node = std::fs::canonicalize(&bench.disks[disk])?;
-        let node = node.file_name().expect("a name").to_string_lossy().into_owned();
-        let read = |file: &str| bench.host.tree().read(format!("/sys/class/block/{node}/{file}"));
-        // A name of its own: udev may be about to remove the node of the one before.
-        let name: host::DmName = format!("frozen{disk}").parse()?;
-        let (dm, length) = (bench.host.dm(), host::Sectors(read("size")?.trim().parse()?));
-        dm.create(&name, &format!("TEST-{name}"))?;
-        dm.load(
-            &name,
-            &[Target::new(host::Sectors(0), length, "linear", format!("{} 0", read("dev")?.trim()))],
-        )?;
-        dm.resume(&name)?;
-        let minor = dm.info(&name)?.expect("made").device.number.minor;
-        bench.host.tree().unlink(name.path())?;
-        bench.host.tree().link(format!("/dev/dm-{minor}"), name.path())?;
-        Ok(Self { bench, name })
-    }
-
-    fn freeze(&self) -> Outcome {
-        Ok(self.bench.host.dm().suspend(&self.name, Inflight::Left)?)
-    }
-
-    fn thaw(&self) -> Outcome {
-        Ok(self.bench.host.dm().resume(&self.name)?)
-    }
-
-    fn remove(self) -> Outcome {
-        self.bench.host.dm().remove(&self.name)?;
-        self.bench.host.tree().unlink(self.name.path())?;
-        Ok(())
-    }
-}
-
-/// Writes a page in a thread.
-fn write_page(device: &str) -> std::io::Result<std::thread::JoinHandle<std::io::Result<()>>> {
-    use std::os::unix::fs::{FileExt, OpenOptionsExt};
-    let file = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(device)?;
-    Ok(std::thread::spawn(move || {
-        let buffer = vec![b'z'; 2 * 4096];
-        let skip = buffer.as_ptr().align_offset(4096);
-        file.write_all_at(&buffer[skip..skip + 4096], 0)
-    }))
-}
-
-pub fn a_frozen_disk_is_not_waited_for(bench: &Bench) -> Outcome {
-    let (lio, before, frozen) = (bench.lio(), bench.snapshot(), Frozen::new(bench, 0)?);
-    let disk = |name: &str| {
-        BackstoreSpec::block(name.parse().unwrap(), frozen.name.path())
-            .with_serial(UnitSerial::derived_from(name))
-    };
-    let pair = pair("frozen", &[disk("frozen0")]);
-    lio.ensure_ha(&pair, Side::One)?;
-    lio.takeover(&pair, Side::One, soon())?;
-    frozen.freeze()?;
-    let write = write_page("/dev/mapper/lio-frozen0")?;
-    let began = Instant::now();
-    let in_flight = || -> Outcome {
-        let node = std::fs::canonicalize("/dev/mapper/lio-frozen0")?;
-        let file =
-            format!("/sys/class/block/{}/inflight", node.file_name().expect("a name").to_string_lossy());
-        while bench.host.tree().read(&file)?.split_whitespace().all(|n| n == "0") {
-            assert!(soon().pause(Duration::from_millis(20)) && began.elapsed().as_secs() < 60);
-        }
-        Ok(())
-    };
-    in_flight()?;
-    let began = Instant::now();
-    let error = lio.hold(&pair, Side::One, Deadline::after(Duration::from_secs(1))).expect_err("frozen");
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Late, true));
-    assert!(error.to_string().contains("does not answer") && began.elapsed().as_secs() < 30, "{error}");
-    frozen.thaw()?;
-    write.join().expect("no panic")?;
-    let deadline = soon();
-    while lio.ha_state(&pair, Side::One)? != HaState::Held {
-        assert!(deadline.pause(Duration::from_millis(50)), "{:?}", lio.ha_state(&pair, Side::One)?);
-    }
-    lio.standby(&pair, Side::One, soon())?;
-    lio.remove_ha(&pair, Side::One, soon())?;
-    bench.same(&before, "removed");
-    frozen.remove()
-}
-
-pub fn a_removal_gives_up_in_time_and_goes_on(bench: &Bench) -> Outcome {
-    let (before, frozen) = (bench.snapshot(), Frozen::new(bench, 1)?);
-    let lio = bench.lio().of(Fabric::Loopback).with_removal(Removal::Final);
-    let naa: lio::Iqn = "naa.5001405000000077".parse()?;
-    let serial = UnitSerial::derived_from("frozen1");
-    let disk = BackstoreSpec::block("frozen1".parse()?, frozen.name.path()).with_serial(serial.clone());
-    lio.ensure(&TargetSpec::loopback(naa.clone()).with_lun(0, disk))?;
-    let wwid = serial.naa(lio::CompanyId::default());
-    let deadline = soon();
-    let device = loop {
-        let found =
-            bench.host.tree().dirs("/sys/class/block")?.into_iter().chain(links(bench)?).find(|name| {
-                let text =
-                    bench.host.tree().read_opt(format!("/sys/class/block/{name}/device/wwid")).ok().flatten();
-                text.is_some_and(|text| text.contains(&wwid))
-            });
-        if let Some(name) = found.filter(|name| std::path::Path::new(&format!("/dev/{name}")).exists()) {
-            break format!("/dev/{name}");
-        }
-        assert!(deadline.pause(Duration::from_millis(100)), "no disk {wwid}");
-    };
-    frozen.freeze()?;
-    let write = write_page(&device)?;
-    let node = device.rsplit('/').next().expect("a name").to_owned();
-    while bench
-        .host
-        .tree()
-        .read(format!("/sys/class/block/{node}/inflight"))?
-        .split_whitespace()
-        .all(|n| n == "0")
-    {
-        assert!(deadline.pause(Duration::from_millis(20)), "no command under way");
-    }
-    let began = Instant::now();
-    let error = lio.remove_before(&naa, Deadline::after(Duration::from_secs(2))).expect_err("frozen");
-    assert_eq!(error.kind(), ErrorKind::Late, "{}", chain(&error));
-    assert!(error.to_string().contains("under way") && began.elapsed().as_secs() < 30, "{error}");
-    // Other targets can be made meanwhile: no lock of the kernel is held.
-    let other = format!("{TARGET}/iscsi/{}", iqn("meanwhile"));
-    bench.host.tree().make_dir(&other)?;
-    bench.host.tree().remove_dir(&other)?;
-    frozen.thaw()?;
-    // Answered, or failed when its disk went.
-    drop(write.join().expect("no panic"));
-    while Lio::on(&bench.host)?.of(Fabric::Loopback).get(&naa)?.is_some() || bench.snapshot() != before {
-        assert!(deadline.pause(Duration::from_millis(50)), "the removal did not go on");
-    }
-    frozen.remove()
-}
-
-fn links(bench: &Bench) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    Ok(bench.host.tree().links("/sys/class/block")?)
 }
 
 pub fn moves(bench: &Bench) -> Outcome {

@@ -13,6 +13,8 @@
 mod broken;
 pub mod config;
 mod crash;
+mod explained;
+mod frozen;
 mod ha;
 mod model;
 mod oracle;
@@ -55,14 +57,14 @@ pub struct Bench {
 
 const TARGET: &str = "/sys/kernel/config/target";
 
-/// The case that has hung a guest.
-pub const CAN_HANG: &str = "a_removal_that_waits_for_a_disk_gives_up_in_time_and_goes_on";
+const HELD: &str = "a_disk_that_does_not_answer_is_held_when_it_does";
+const REMOVED: &str = "a_removal_that_waits_for_a_disk_gives_up_in_time_and_goes_on";
+const REMOVED_HELD: &str = "what_waits_in_a_node_that_is_held_does_not_keep_it_from_being_removed";
 
 /// The modules without which a case has nothing to look at: it runs on real kernels that have them only, and elsewhere counts as skipped.
 pub fn needs(case: &str) -> &'static [&'static str] {
     match case {
-        "a_disk_that_does_not_answer_is_held_when_it_does" => &["dm_mod"],
-        CAN_HANG => &["tcm_loop", "dm_mod", "sd_mod"],
+        HELD | REMOVED | REMOVED_HELD => &["dm_mod"],
         _ => &[],
     }
 }
@@ -112,6 +114,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_claimed_device_names_its_holder", refused::claimed),
     ("a_missing_device_is_named", refused::missing_device),
     ("an_attribute_the_kernel_has_not_is_named", refused::unknown_attribute),
+    ("every_refusal_of_the_kernel_is_explained", explained::refusals),
     ("a_shared_backstore_outlives_the_first_target", shared),
     ("a_backstore_that_was_not_exported_yet_is_removed_too", broken::orphan),
     ("two_groups_of_one_target", two_groups),
@@ -122,8 +125,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("commands_wait_while_a_pair_moves", ha::moves),
     ("persistent_reservations_are_carried_to_the_next_node", ha::reservations),
     ("a_node_of_a_floating_pair_has_the_target_or_nothing", ha::floating),
-    ("a_disk_that_does_not_answer_is_held_when_it_does", ha::a_frozen_disk_is_not_waited_for),
-    (CAN_HANG, ha::a_removal_gives_up_in_time_and_goes_on),
+    (HELD, frozen::held_when_it_answers),
+    (REMOVED, frozen::removed_when_it_answers),
+    (REMOVED_HELD, frozen::removed_while_it_is_held),
 ];
 
 pub fn iqn(name: &str) -> Iqn {

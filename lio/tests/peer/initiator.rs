@@ -16,23 +16,23 @@ use crate::conformance::{Bench, Outcome, iqn};
 
 const FORTH: &str = "a long secret";
 const BACK: &str = "another secret";
-const PORTALS: [&str; 2] = ["127.0.0.1:13370", "[::1]:13370"];
+pub const PORTALS: [&str; 2] = ["127.0.0.1:13370", "[::1]:13370"];
 
 /// A name, what the target says, what the initiator is told, and whether it gets in.
 type Case<'a, S> = (&'a str, S, &'a [(&'a str, &'a str)], bool);
 
-fn soon() -> Deadline {
+pub fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
 /// iscsid, with the name of `host1`.
-struct Daemon<'a> {
+pub struct Daemon<'a> {
     bench: &'a Bench,
     child: Child,
 }
 
 impl<'a> Daemon<'a> {
-    fn start(bench: &'a Bench) -> Result<Self, Box<dyn std::error::Error>> {
+    pub fn start(bench: &'a Bench) -> Result<Self, Box<dyn std::error::Error>> {
         tool("/sbin/modprobe", &["iscsi_tcp"])?;
         let name = format!("InitiatorName={}\n", iqn("host1"));
         bench.host.tree().replace("/etc/iscsi/initiatorname.iscsi", name, 0o600)?;
@@ -42,7 +42,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// Retries while iscsid is not up yet.
-    fn admin(&self, words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+    pub fn admin(&self, words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
         let deadline = soon();
         loop {
             match tool("/usr/sbin/iscsiadm", words) {
@@ -55,7 +55,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// Makes a record of a target and logs in with these settings.
-    fn log_in(
+    pub fn log_in(
         &self,
         target: &lio::Iqn,
         portal: &str,
@@ -72,7 +72,7 @@ impl<'a> Daemon<'a> {
         self.admin(&[&record[..], &["--login"]].concat())
     }
 
-    fn log_out(&self, target: &lio::Iqn) {
+    pub fn log_out(&self, target: &lio::Iqn) {
         // A login that failed leaves nothing to log out of.
         for words in [["--logout"].as_slice(), &["-o", "delete"]] {
             tool("/usr/sbin/iscsiadm", &[&["-m", "node", "-T", target.as_str()][..], words].concat()).ok();
@@ -80,7 +80,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// The SCSI disk of an identifier.
-    fn disk(&self, wwid: &Wwid) -> Result<String, Box<dyn std::error::Error>> {
+    pub fn disk(&self, wwid: &Wwid) -> Result<String, Box<dyn std::error::Error>> {
         let (tree, deadline) = (self.bench.host.tree(), soon());
         loop {
             let found = tree.list("/sys/class/block")?.into_iter().find(|disk| {
@@ -111,7 +111,7 @@ fn disk(name: &str, mib: u64) -> BackstoreSpec {
         .with_serial(UnitSerial::derived_from(name))
 }
 
-fn with_portals(target: TargetSpec) -> TargetSpec {
+pub fn with_portals(target: TargetSpec) -> TargetSpec {
     PORTALS.iter().fold(target, |target, portal| target.with_portal(portal.parse().unwrap()))
 }
 
@@ -167,6 +167,32 @@ pub fn chap(bench: &Bench) -> Outcome {
         }
         lio.remove(&spec.iqn)?;
     }
+    bench.same(&before, "removed");
+    Ok(())
+}
+
+/// The kernel shows the newest session of an initiator; the other one is seen all the same.
+pub fn two_sessions(bench: &Bench) -> Outcome {
+    let (before, lio, daemon) = (bench.snapshot(), bench.lio(), Daemon::start(bench)?);
+    let spec = with_portals(TargetSpec::new(iqn("twice")).with_lun(0, disk("twice", 4)))
+        .with_acl(AclSpec::new(iqn("host1")));
+    lio.ensure(&spec)?;
+    for portal in PORTALS {
+        daemon.log_in(&spec.iqn, portal, &[])?;
+    }
+    let outcome = (|| -> Outcome {
+        let sessions = lio.sessions(&spec.iqn)?;
+        let mut addresses: Vec<_> =
+            sessions.iter().flat_map(|one| &one.connections).map(|one| one.address.clone()).collect();
+        addresses.sort();
+        assert_eq!(addresses, ["127.0.0.1", "::1"], "{sessions:?}");
+        assert!(sessions.iter().all(|one| one.initiator == iqn("host1")), "{sessions:?}");
+        assert_eq!(lio.usage(&spec.iqn)?.session_count, 2);
+        Ok(())
+    })();
+    daemon.log_out(&spec.iqn);
+    lio.remove(&spec.iqn)?;
+    outcome?;
     bench.same(&before, "removed");
     Ok(())
 }
@@ -234,22 +260,29 @@ pub fn vmware(bench: &Bench) -> Outcome {
     };
     bench.host.tree().unlink("/tmp/vmware.img")?;
     let spec = with_portals(TargetSpec::new(iqn("vmware")))
-        .with_lun(
-            0,
-            file(16)
-                .with_product("unit0001".parse()?)
-                .with_attribute("emulate_tpu", 1)
-                .with_attribute("emulate_tpws", 1),
-        )
-        .with_acl(AclSpec::new(iqn("host1")).with_queue_depth(128));
+        .with_lun(0, file(16).with_attribute("emulate_tpu", 1).with_attribute("emulate_tpws", 1))
+        .with_acl(AclSpec::new(iqn("host1")))
+        .for_vmware();
+    assert!(spec.vmware_findings().is_empty(), "{:?}", spec.vmware_findings());
     lio.ensure(&spec)?;
+    let seen = lio.get(&spec.iqn)?.expect("there");
+    let acl = &seen.group(lio::Tag(1)).expect("its group").acls[&iqn("host1")];
+    assert_eq!(acl.queue_depth, Some(128));
     daemon.log_in(&spec.iqn, PORTALS[0], &[])?;
     let wwid = file(16).wwid().expect("a serial");
     let outcome = (|| -> Outcome {
         let disk = daemon.disk(&wwid)?;
         tool("/sbin/modprobe", &["sg"])?;
         let inquiry = tool("/usr/bin/sg_inq", &[&disk])?;
-        assert!(inquiry.contains("unit0001"), "{inquiry}");
+        let product = format!("Product identification: {}", &wwid.as_str()[8..16]);
+        assert!(inquiry.contains(&product), "{product}: {inquiry}");
+        // Large bursts, the first of them without a round trip.
+        let session = daemon.admin(&["-m", "session", "-P", "2"])?;
+        for line in
+            ["FirstBurstLength: 262144", "MaxBurstLength: 524288", "ImmediateData: Yes", "InitialR2T: No"]
+        {
+            assert!(session.contains(line), "{line}: {session}");
+        }
         // Device identification is the one that we computed.
         let id = tool("/usr/bin/sg_vpd", &["--page=di", &disk])?;
         assert!(id.contains(wwid.as_str().get(1..).expect("a digit and more")), "{id}");

@@ -3,8 +3,9 @@
 
 mod config;
 mod initiator;
+mod reservations;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use lio::{AclSpec, Deadline, Lio, Lun, Secret, Tag, TargetSpec, Wwid};
 
@@ -16,13 +17,17 @@ pub const LONG: &str = "no_test_of_libiscsi_fails_that_passes_on_targetclis_lun"
 pub const CASES: &[(&str, Case)] = &[
     ("targetcli_shows_what_we_made", targetcli_shows_ours),
     ("we_read_and_remove_what_targetcli_made", we_read_theirs),
+    ("targetcli_and_we_wait_for_each_other", one_lock),
     ("what_targetcli_made_goes_through_saveconfig_json_unchanged", config::theirs_through_us),
     ("what_we_made_goes_through_saveconfig_json_to_targetctl", config::ours_through_them),
     ("an_initiator_logs_in_and_is_seen_and_dropped", initiator),
     ("each_kind_of_chap_lets_in_whom_it_should_over_ipv4_and_ipv6", initiator::chap),
+    ("both_sessions_of_one_initiator_are_seen", initiator::two_sessions),
     ("each_kind_of_chap_of_discovery_over_ipv4_and_ipv6", initiator::discovery),
     ("what_vmware_asks_of_a_disk_is_answered_and_counted", initiator::vmware),
     ("a_larger_device_is_seen_when_the_initiator_looks_again", initiator::resize),
+    ("persistent_reservations_hold_on_the_next_node", reservations::carried),
+    ("persistent_reservations_are_refused_where_a_node_cannot_have_the_others", reservations::refused),
     (LONG, initiator::conformance),
 ];
 
@@ -79,6 +84,34 @@ fn targetcli_shows_ours(bench: &Bench) -> Outcome {
     lio.remove(&spec.iqn)?;
     let text = targetcli(&["ls"])?;
     assert!(!text.contains("timed"), "{text}");
+    Ok(())
+}
+
+/// While it has its lock we change nothing, and the other way round.
+fn one_lock(bench: &Bench) -> Outcome {
+    let lio = bench.lio().with_lock_timeout(std::time::Duration::from_millis(200));
+    let (file, soon) = (
+        std::path::Path::new("/var/run/targetcli.lock"),
+        Deadline::after(std::time::Duration::from_secs(10)),
+    );
+    let spec = TargetSpec::new(iqn("locked"));
+    let theirs = host::Lock::take(file, soon)?;
+    let error = lio.ensure(&spec).expect_err("somebody else is at it");
+    assert!(error.kind() == lio::ErrorKind::Locked && error.is_retryable(), "{error}");
+    assert!(lio.get(&spec.iqn)?.is_none(), "reading needs no lock");
+    // It waits for the lock for as long as it takes.
+    let mut child = Command::new("/usr/bin/targetcli").args(["/", "pwd"]).stdout(Stdio::null()).spawn()?;
+    let waits = || -> Result<bool, Box<dyn std::error::Error>> {
+        let (locks, pid) = (bench.host.tree().read("/proc/locks")?, child.id().to_string());
+        Ok(locks.lines().any(|line| line.contains("->") && line.split(' ').any(|word| word == pid)))
+    };
+    let deadline = Deadline::after(std::time::Duration::from_secs(60));
+    while !waits()? {
+        assert!(deadline.pause(std::time::Duration::from_millis(50)), "targetcli does not wait for the lock");
+    }
+    drop(theirs);
+    assert!(child.wait()?.success());
+    assert!(lio.ensure(&spec)? && lio.remove(&spec.iqn)?);
     Ok(())
 }
 
