@@ -28,7 +28,7 @@ const OFFLOADS: [(&str, &str); 3] = [
 impl TargetSpec {
     /// Sets what VMware ESXi is served best with, where the specification does not say something else: compare and write (ATS) and extended
     /// copy, a queue of 128 commands for each initiator, large bursts without a round trip, and for each disk a product of its own, made of
-    /// the first eight digits of its serial.
+    /// the last eight characters of its serial.
     ///
     /// Give each disk its serial, initiators and LUNs before; [`vmware_findings`](Self::vmware_findings) says what it cannot do for you.
     /// Space that guests free is given back with the attributes `emulate_tpu` and `emulate_tpws` 1, where the device below has discard.
@@ -39,7 +39,7 @@ impl TargetSpec {
     ///     .with_lun(0, BackstoreSpec::block("r0".parse()?, "/dev/drbd0").with_serial("0a1b2c3d4e5f".parse()?))
     ///     .with_acl(AclSpec::new("iqn.1998-01.com.vmware:esx1".parse()?))
     ///     .for_vmware();
-    /// assert_eq!(target.luns[&0.into()].product.as_ref().map(|product| product.as_str()), Some("0a1b2c3d"));
+    /// assert_eq!(target.luns[&0.into()].product.as_ref().map(|product| product.as_str()), Some("2c3d4e5f"));
     /// assert!(target.vmware_findings().is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -60,8 +60,11 @@ impl TargetSpec {
             set(&mut disk.attributes, "emulate_caw", "1");
             set(&mut disk.attributes, "emulate_3pc", "1");
             if disk.product.is_none() {
-                let digits = disk.serial.as_ref().map(crate::UnitSerial::digits);
-                disk.product = digits.and_then(|digits| digits.get(..8)?.parse().ok());
+                // The last: serials made in one go, or from names, begin alike.
+                disk.product = disk.serial.as_ref().and_then(|serial| {
+                    let serial = serial.to_string();
+                    serial.get(serial.len().checked_sub(8)?..)?.parse().ok()
+                });
             }
         }
         self

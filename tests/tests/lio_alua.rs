@@ -4,12 +4,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lab::{Cmd, Kernel, Lab, Machine, Mode};
 
 const CONF: &str = r#"
@@ -48,7 +46,6 @@ devices {
     }
 }
 "#;
-const TARGET: &str = "iqn.2026-01.lab.sankit:r0";
 const PATIENCE: Duration = Duration::from_secs(300);
 const BLOCKS: usize = 256;
 
@@ -122,7 +119,7 @@ impl Pair {
                  ip addr add 10.0.0.{number}/24 dev eth2; ip link set eth2 up"
             ),
         )?;
-        Ok(machine.push("/etc/drbd.conf", CONF, 0o600)?)
+        machine.push("/etc/drbd.conf", CONF, 0o600)
     }
 
     fn ha(&self, node: usize, verb: &str) -> Result<String> {

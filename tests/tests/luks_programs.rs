@@ -2,11 +2,9 @@
 //! volumes that a TPM opens while nobody is there (swtpm behind the kernel's own driver).
 #![allow(clippy::expect_used, clippy::print_stdout)] // It is a test.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lab::{Cmd, Kernel, Lab, Machine};
 
 const PATIENCE: Duration = Duration::from_secs(600);
