@@ -274,7 +274,9 @@ pub fn vmware(bench: &Bench) -> Outcome {
         let disk = daemon.disk(&wwid)?;
         tool("/sbin/modprobe", &["sg"])?;
         let inquiry = tool("/usr/bin/sg_inq", &[&disk])?;
-        let product = format!("Product identification: {}", &wwid.as_str()[8..16]);
+        // The end of the serial, which was made from the name.
+        let serial = UnitSerial::derived_from("vmware").to_string();
+        let product = format!("Product identification: {}", &serial[serial.len() - 8..]);
         assert!(inquiry.contains(&product), "{product}: {inquiry}");
         // Large bursts, the first of them without a round trip.
         let session = daemon.admin(&["-m", "session", "-P", "2"])?;
