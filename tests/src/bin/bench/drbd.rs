@@ -2,7 +2,7 @@
 //! process; what it would have to do otherwise is to start the tool and wait for it. Both are timed by the same program in the guest.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Cmd, Lab, Mode};
@@ -76,11 +76,11 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
 
 /// The part that runs in the guest.
 pub(crate) mod guest {
+    use crate::report::{say, timed};
     use std::process::{Command, Stdio};
 
     use super::{
-        ADJUST, CALLS, CREATE, Context, Duration, EVENTS, Goal, Instant, PARSE, ROLE, Result, STATUS, UP,
-        bail, ensure,
+        ADJUST, CALLS, CREATE, Context, Duration, EVENTS, PARSE, ROLE, Result, STATUS, UP, bail, ensure,
     };
     use ::drbd::conf::Conf;
     use ::drbd::{
@@ -113,16 +113,6 @@ pub(crate) mod guest {
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)
-    }
-
-    fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let started = Instant::now();
-        f()?;
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
-    }
-
-    fn say(goal: &Goal, side: &str, value: f64) {
-        println!("{}\t{side}\t{value}", goal.name);
     }
 
     /// The resources: each a loop device of 8 MiB, and a peer that never answers.

@@ -119,14 +119,14 @@ fn parse(runs: u32, rows: &mut Vec<Row>) -> Result<()> {
 
 /// The part that runs in the guest.
 pub(crate) mod guest {
-    use std::time::Instant;
+    use crate::report::{say, timed};
 
     use ::irqaff::wire::interrupts::Table;
     use ::irqaff::{DeviceName, DeviceState, Irqaff, Policy};
     use anyhow::{Result, ensure};
     use host::Host;
 
-    use super::{Command, Goal, PLACE, SAMPLE};
+    use super::{Command, PLACE, SAMPLE};
 
     /// Article 1's script as far as it goes for these interrupts: their numbers, one processor each, above 32 with the commas it lacks.
     const SCRIPT: &str = r#"use strict; use warnings;
@@ -139,16 +139,6 @@ for my $irq (@ARGV) {
     close(OUT);
 }
 "#;
-
-    fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let started = Instant::now();
-        f()?;
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
-    }
-
-    fn say(goal: &Goal, side: &str, value: f64) {
-        println!("{}\t{side}\t{value}", goal.name);
-    }
 
     pub(crate) fn run(_: &str, runs: u32) -> Result<()> {
         let host = Host::live();

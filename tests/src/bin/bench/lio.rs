@@ -5,7 +5,7 @@
 //! otherwise. targetctl's mapped LUNs above 255 fail (`Creating MappedLUN object 256 failed, skipped`): at 512 it does less than we do.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Cmd, Lab, Mode};
@@ -74,6 +74,7 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
 
 /// The part that runs in the guest.
 pub(crate) mod guest {
+    use crate::report::{say, timed};
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::process::{Command, Stdio};
@@ -85,7 +86,7 @@ pub(crate) mod guest {
     };
 
     use super::{
-        AGAIN_255, AGAIN_512, APPLY_255, APPLY_512, CALLS, Context, FAST_255, FAST_512, FLOOR, Goal, Instant,
+        AGAIN_255, AGAIN_512, APPLY_255, APPLY_512, CALLS, Context, FAST_255, FAST_512, FLOOR, Goal,
         REMOVE_255, REMOVE_512, Result, bail, ensure,
     };
 
@@ -101,16 +102,6 @@ pub(crate) mod guest {
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{program} {words:?}: {said}");
         Ok(said)
-    }
-
-    fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let started = Instant::now();
-        f()?;
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
-    }
-
-    fn say(goal: &Goal, side: &str, value: f64) {
-        println!("{}\t{side}\t{value}", goal.name);
     }
 
     fn serial(n: u64) -> String {

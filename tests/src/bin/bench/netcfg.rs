@@ -1,7 +1,7 @@
 //! The crate `netcfg` against `ip`, in one machine: a thousand VLANs on a card that is none (dummy), whose removal takes them all along.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Cmd, Lab, Mode};
@@ -60,9 +60,10 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
 
 /// The part that runs in the guest.
 pub(crate) mod guest {
+    use crate::report::{say, timed};
     use std::process::{Command, Stdio};
 
-    use super::{BATCH, CHECK, Context, DUMP, EACH, Goal, Instant, Result, bail, ensure};
+    use super::{BATCH, CHECK, Context, DUMP, EACH, Result, bail, ensure};
     use ::netcfg::{Deadline, Host, LinkSpec, NetSpec, Netcfg};
     use host::nl::{Message, Protocol};
 
@@ -75,16 +76,6 @@ pub(crate) mod guest {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{program} {words:?}: {said}");
         Ok(())
-    }
-
-    fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let started = Instant::now();
-        f()?;
-        Ok(started.elapsed().as_secs_f64() * 1000.0)
-    }
-
-    fn say(goal: &Goal, side: &str, value: f64) {
-        println!("{}\t{side}\t{value}", goal.name);
     }
 
     fn spec() -> Result<NetSpec> {
