@@ -104,7 +104,13 @@ impl Netcfg {
             until: seconds_now() + time.as_secs(),
             undo: plan.steps().iter().map(host::plan::Step::undo).collect(),
         };
-        let text = serde_json::to_string(&journal).unwrap_or_default();
+        let text = serde_json::to_string(&journal).map_err(|error| Error::Invalid {
+            object: path.clone(),
+            reason: format!("the way back cannot be written down ({error}); nothing was changed"),
+        })?;
+        // What can fail before the first step fails before there is anything to take back.
+        self.load_modules(&plan)?;
+        let mut executor = Executor::new(host)?;
         let (dir, _) = path.rsplit_once('/').unwrap_or(("/", ""));
         host.tree().ensure_dir(dir).map_err(Error::File)?;
         host.tree().unlink(&done).map_err(Error::File)?;
@@ -115,8 +121,6 @@ impl Netcfg {
             forget(host)?;
             return Err(Error::Guard { source });
         }
-        self.load_modules(&plan)?;
-        let mut executor = Executor::new(host)?;
         let mut count = 0_usize;
         let applied = host::plan::apply(host, "netcfg", plan, |step| {
             executor.run(step)?;

@@ -61,7 +61,7 @@ struct Cli {
     #[arg(long, conflicts_with_all = ["devices", "restore"])]
     list: bool,
     /// Bring back what was before the first change of this program.
-    #[arg(long, conflicts_with_all = ["devices", "cpus", "xps", "watch"])]
+    #[arg(long, conflicts_with_all = ["devices", "cpus", "numa", "skip_threads", "xps", "rps", "rfs", "watch"])]
     restore: bool,
     /// Then look for so many seconds where the interrupts fire.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]

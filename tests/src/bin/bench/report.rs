@@ -134,6 +134,18 @@ fn draw(path: &Path, group: &str, rows: &[Row]) -> std::result::Result<(), Box<d
     Ok(())
 }
 
+/// How many milliseconds a piece of work takes.
+pub(crate) fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let started = std::time::Instant::now();
+    f()?;
+    Ok(started.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// Tells the host, from a guest, what one side took.
+pub(crate) fn say(goal: &Goal, side: &str, value: f64) {
+    println!("{}\t{side}\t{value}", goal.name);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,16 +175,4 @@ mod tests {
         std::fs::remove_file(&path).expect("is removed");
         assert!(text.contains("1.0 against 4.0, 4.0 times") && text.contains("could not be run"), "{text}");
     }
-}
-
-/// How many milliseconds a piece of work takes.
-pub(crate) fn timed(f: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let started = std::time::Instant::now();
-    f()?;
-    Ok(started.elapsed().as_secs_f64() * 1000.0)
-}
-
-/// Tells the host, from a guest, what one side took.
-pub(crate) fn say(goal: &Goal, side: &str, value: f64) {
-    println!("{}\t{side}\t{value}", goal.name);
 }
