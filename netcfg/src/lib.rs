@@ -1,8 +1,9 @@
 //! VLANs, bonds, addresses, routes, kernel parameters and floating addresses of a storage node, over rtnetlink.
 //!
-//! A [`NetSpec`] says what is wanted. [`Netcfg::plan`] compares it with what is ([`NetState`], four dumps) and returns the steps in the
-//! only order the kernel accepts; [`Netcfg::ensure`] applies them, undoes them if one fails, and reads back what was done, because the
-//! kernel silently ignores options it does not know. What the spec does not name is never touched.
+//! A [`NetSpec`] says what is wanted. [`Netcfg::plan`] compares it with what is ([`NetState`], at most four dumps; while nothing differs, of
+//! what the spec names only) and returns the steps in the only order the kernel accepts; [`Netcfg::ensure`] applies them, undoes them if one
+//! fails, and reads back what was done, because the kernel silently ignores options it does not know. What the spec does not name is never
+//! touched.
 //!
 //! ```no_run
 //! use netcfg::{BondMode, BondSpec, Host, LinkSpec, NetSpec, Netcfg, VlanId};
@@ -102,6 +103,28 @@ pub struct Netcfg {
     timeout: Duration,
 }
 
+/// What is read beside the links: with a thousand links that are up, their addresses and routes are most of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tables {
+    addresses: bool,
+    routes: bool,
+    rules: bool,
+}
+
+impl Tables {
+    const NONE: Self = Self { addresses: false, routes: false, rules: false };
+    const ALL: Self = Self { addresses: true, routes: true, rules: true };
+
+    /// Those that a spec names something of.
+    fn of(spec: &NetSpec) -> Self {
+        Self {
+            addresses: spec.links.iter().any(|link| !link.addresses.is_empty()),
+            routes: spec.links.iter().any(|link| !link.routes.is_empty()),
+            rules: !spec.rules.is_empty(),
+        }
+    }
+}
+
 impl Netcfg {
     /// The network of this machine.
     ///
@@ -133,6 +156,10 @@ impl Netcfg {
     /// # Errors
     /// The kernel's tables cannot be read.
     pub fn list(&self) -> Result<NetState> {
+        self.read(Tables::ALL)
+    }
+
+    fn read(&self, wanted: Tables) -> Result<NetState> {
         let deadline = Deadline::after(self.timeout);
         let mut socket = self.host.nl().open(Protocol::Route).map_err(Error::Read)?;
         let mut state = NetState::default();
@@ -143,16 +170,22 @@ impl Netcfg {
                 Err(error) => log::debug!("netcfg: a link is passed over: {error}"),
             }
         }
-        for reply in socket.dump(&wire::address::dump(), deadline).map_err(Error::Read)? {
-            if let Some((index, address)) = wire::address::parse(&reply)?
-                && let Some(link) = state.links.get_mut(&index)
-            {
-                link.addresses.push(address);
+        if wanted.addresses {
+            for reply in socket.dump(&wire::address::dump(), deadline).map_err(Error::Read)? {
+                if let Some((index, address)) = wire::address::parse(&reply)?
+                    && let Some(link) = state.links.get_mut(&index)
+                {
+                    link.addresses.push(address);
+                }
             }
         }
-        state.routes = Self::routes_of(&mut socket, deadline)?;
-        for reply in socket.dump(&wire::rule::dump(), deadline).map_err(Error::Read)? {
-            state.rules.extend(wire::rule::parse(&reply)?);
+        if wanted.routes {
+            state.routes = Self::routes_of(&mut socket, deadline)?;
+        }
+        if wanted.rules {
+            for reply in socket.dump(&wire::rule::dump(), deadline).map_err(Error::Read)? {
+                state.rules.extend(wire::rule::parse(&reply)?);
+            }
         }
         Ok(state)
     }
@@ -189,9 +222,17 @@ impl Netcfg {
     /// # Errors
     /// The spec contradicts itself or the machine ([`Error::Invalid`], [`Error::NoLink`]).
     pub fn plan(&self, spec: &NetSpec) -> Result<Plan<Step>> {
-        let mut state = self.list()?;
+        let sysctls = self.sysctls(spec)?;
+        // What the spec names nothing of matters to changes only, which may take it along.
+        let named = Tables::of(spec);
+        let mut state = self.read(named)?;
         self.read_hardware(&mut state, spec)?;
-        diff(&state, spec, &self.sysctls(spec)?)
+        let plan = diff(&state, spec, &sysctls)?;
+        if plan.is_empty() || named == Tables::ALL {
+            return Ok(plan);
+        }
+        let hardware = std::mem::take(&mut state.hardware);
+        diff(&NetState { hardware, ..self.list()? }, spec, &sysctls)
     }
 
     /// The settings of those cards that the spec has settings for: two messages a card and more only if it asks for more.
@@ -390,7 +431,7 @@ impl Netcfg {
         events.join(LINK_EVENTS).map_err(Error::Read)?;
         loop {
             // After joining: a change between this look and the wait is an event that waits.
-            let state = self.list()?;
+            let state = self.read(Tables::NONE)?;
             let not_ready = names.iter().find(|name| !state.link(name).is_some_and(LinkState::is_ready));
             let Some(name) = not_ready else { return Ok(()) };
             match events.event(deadline) {

@@ -24,7 +24,8 @@ resource r0 {
     on n2 { disk /dev/disk/by-id/virtio-n2-a; address 10.0.0.2:7788; }
 }
 "#;
-const PATIENCE: Duration = Duration::from_secs(300);
+/// drbd-utils make the metadata of a hundred resources one process after the other.
+const PATIENCE: Duration = Duration::from_secs(900);
 /// How many resources "many" are.
 const MANY: u32 = 100;
 /// How often the resyncs of all of them are paused and resumed.

@@ -46,8 +46,14 @@ devices {
     }
 }
 "#;
+/// What there is to see of the paths.
+const LOOK: &str = "multipath -ll; multipathd show paths format '%d %i %t %T %o %p %c'; iscsiadm -m session -P 1; \
+                    for d in /sys/block/sd*; do echo $d $(cat $d/device/state $d/device/access_state); done; journalctl -n 40 --no-pager; dmesg | tail -n 60";
 const PATIENCE: Duration = Duration::from_secs(300);
 const BLOCKS: usize = 256;
+/// How long the writer may wait, in seconds; the median.
+const MOVE: f64 = 1.0;
+const CUT: f64 = 3.0;
 
 /// When each write was acknowledged, and how many failed.
 #[derive(Debug, Default)]
@@ -136,7 +142,7 @@ impl Pair {
             ensure!(self.ha(node, "state")?.starts_with("Standby"), "n{} is not on standby", node + 1);
         }
         self.run(&self.nodes[0], "ctl wait-connected r0 && ctl primary r0 force && ctl wait-synced r0")?;
-        self.ha(0, "takeover-dead")?;
+        self.ha(0, "takeover")?;
         self.hv.push("/etc/multipath.conf", MULTIPATH, 0o644)?;
         self.run(
             &self.hv,
@@ -145,7 +151,8 @@ impl Pair {
              echo InitiatorName=iqn.2026-01.lab.sankit:hv > /etc/iscsi/initiatorname.iscsi
              sed -i -e 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replacement_timeout = 1/' \
                  -e 's/^node.conn\\[0\\].timeo.noop_out_interval.*/node.conn[0].timeo.noop_out_interval = 1/' \
-                 -e 's/^node.conn\\[0\\].timeo.noop_out_timeout.*/node.conn[0].timeo.noop_out_timeout = 1/' /etc/iscsi/iscsid.conf
+                 -e 's/^node.conn\\[0\\].timeo.noop_out_timeout.*/node.conn[0].timeo.noop_out_timeout = 3/' /etc/iscsi/iscsid.conf
+             echo 1 > /proc/sys/net/ipv4/tcp_thin_linear_timeouts
              printf 'node.session.auth.authmethod = CHAP\\nnode.session.auth.username = hv\\nnode.session.auth.password = a-chap-secret-of-the-lab\\n' >> /etc/iscsi/iscsid.conf
              mkdir -p /run/lock/iscsi; iscsid; multipathd",
         )?;
@@ -169,11 +176,79 @@ impl Pair {
             }
             ensure!(
                 Instant::now() < deadline,
-                "paths: {seen}\n{}",
-                self.run(&self.hv, "multipath -ll; dmesg | tail -n 40")?
+                "wanted are {wanted:?} paths that are ready and on standby: {seen}\n{}",
+                self.run(&self.hv, LOOK)?
             );
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The SCSI disks that are paths of a kind, `ready` or `ghost`.
+    fn disks(&self, kind: &str) -> Result<Vec<String>> {
+        let seen = self.run(&self.hv, "multipathd show paths raw format '%d %T'")?;
+        let found = seen.lines().filter_map(|line| line.split_once(' ').filter(|(_, is)| is.trim() == kind));
+        Ok(found.map(|(disk, _)| format!("/dev/{disk}")).collect())
+    }
+
+    /// What initiators, `VMware` among them, know the disk by is the same on all paths; the port groups are the nodes'.
+    fn one_disk_on_two_nodes(&self) -> Result<()> {
+        let disks = [self.disks("ready")?, self.disks("ghost")?];
+        let [ready, ghost] = &disks;
+        ensure!(ready.len() == 2 && ghost.len() == 2, "paths: {disks:?}");
+        let mut inquiries = std::collections::BTreeSet::new();
+        let mut groups = Vec::new();
+        for disk in disks.iter().flatten() {
+            let id = self.run(&self.hv, &format!("sg_vpd --page=di {disk}"))?;
+            let line = |words: &str| id.lines().find(|line| line.contains(words)).map(str::trim);
+            let naa = line("0x6001405").with_context(|| format!("no NAA identifier: {id}"))?;
+            let standard = self.run(&self.hv, &format!("sg_inq {disk}"))?;
+            inquiries.insert(format!("{naa}\n{standard}"));
+            groups.push(
+                line("Target port group: ").with_context(|| format!("no port group: {id}"))?.to_owned(),
+            );
+        }
+        ensure!(inquiries.len() == 1, "the nodes say different things: {inquiries:#?}");
+        let same = |at: usize| groups[at] == groups[at + 1];
+        ensure!(same(0) && same(2) && groups[0] != groups[2], "port groups: {groups:?}");
+        Ok(())
+    }
+
+    /// Compare-and-write, `ATS` of `VMware`, of a block that nobody else writes; what it should find and what it shall leave. Says how it ended.
+    fn compare_and_write(&self, disk: &str, from: u8, to: u8) -> Result<u8> {
+        let page = [[from; 512], [to; 512]].concat();
+        self.hv.push("/tmp/caw", &page, 0o600)?;
+        let script =
+            format!("sg_compare_and_write --lba=65536 --num=1 --xferlen=1024 --in=/tmp/caw {disk} 2>&1");
+        let code = loop {
+            let output = self.hv.run(Cmd::sh(&script).deadline(PATIENCE))?;
+            // Six is news that is told first, once: that the access state has changed.
+            if output.code != 6 {
+                break output.code;
+            }
+        };
+        self.say(&format!("compare and write {from} {to} on {disk}: code {code}"));
+        u8::try_from(code).context("an exit code")
+    }
+
+    /// A lock that `VMware` takes on one node is taken on the other: each command is carried out by the node that serves, after those before.
+    fn locks_hold_over_a_move(&mut self) -> Result<f64> {
+        const DONE: u8 = 0;
+        const NOT_READY: u8 = 2;
+        const MISCOMPARE: u8 = 14;
+        let (ready, ghost) = (self.disks("ready")?, self.disks("ghost")?);
+        let ends = |pair: &Self, disk: &[String], from, to, how| -> Result<()> {
+            let code = pair.compare_and_write(disk.first().context("no path")?, from, to)?;
+            ensure!(code == how, "compare and write {from} {to} on {disk:?}: code {code}, should be {how}");
+            Ok(())
+        };
+        ends(self, &ready, 0, 1, DONE)?;
+        ends(self, &ghost, 1, 9, NOT_READY)?;
+        let gap = self.planned_move()?;
+        ensure!(self.disks("ready")? == ghost, "the other paths work now");
+        ends(self, &ghost, 0, 9, MISCOMPARE)?;
+        ends(self, &ghost, 1, 0, DONE)?;
+        ends(self, &ready, 0, 9, NOT_READY)?;
+        Ok(gap)
     }
 
     fn start_writer(&self, device: &str) -> Result<lab::Running> {
@@ -266,6 +341,7 @@ impl Pair {
             dead + 1,
             self.errors()
         ));
+        self.ha(heir, "give-back")?;
         self.nodes[dead].boot()?;
         self.equip(dead)?;
         self.ha(dead, "ready")?;
@@ -302,7 +378,12 @@ fn scenario(kernel: Kernel, moves: usize, cuts: usize) -> Result<()> {
     ensure!(caches.lines().count() == 4 && caches.lines().all(|line| line == "write back"), "{caches}");
     let mut writer = pair.start_writer(&device)?;
     let outcome = (|| -> Result<(Vec<f64>, Vec<f64>)> {
-        let moved = (0..moves).map(|_| pair.planned_move()).collect::<Result<Vec<_>>>()?;
+        pair.one_disk_on_two_nodes()?;
+        let mut moved = vec![pair.locks_hold_over_a_move()?];
+        for _ in 1..moves {
+            moved.push(pair.planned_move()?);
+        }
+        pair.one_disk_on_two_nodes()?;
         let cut = (0..cuts).map(|_| pair.power_cut()).collect::<Result<Vec<_>>>()?;
         Ok((moved, cut))
     })();
@@ -313,7 +394,10 @@ fn scenario(kernel: Kernel, moves: usize, cuts: usize) -> Result<()> {
                 println!(
                     "{}: {:?}",
                     machine.name(),
-                    pair.run(machine, "dmesg | tail -n 40; dmsetup table; dmsetup info; true")
+                    pair.run(
+                        machine,
+                        "dmesg | tail -n 40; dmsetup table; dmsetup info; cat /proc/drbd; true"
+                    )
                 );
             }
             return Err(error);
@@ -334,6 +418,8 @@ fn scenario(kernel: Kernel, moves: usize, cuts: usize) -> Result<()> {
         pair.count(),
     );
     ensure!(errors.is_empty(), "the writer saw errors: {errors:?}");
+    ensure!(median(&moved) <= MOVE, "a move took {:.2} s, should be {MOVE} s", median(&moved));
+    ensure!(median(&cut) <= CUT, "a power cut took {:.2} s, should be {CUT} s", median(&cut));
     pair.lab.forgive();
     Ok(())
 }

@@ -102,7 +102,9 @@ impl Node {
         let head = format!("{start}o- {}", self.name);
         let dots =
             ".".repeat((width - 1).saturating_sub(head.chars().count() + self.text.chars().count() + 3));
-        lines.push_str(&format!("{head} {dots} [{}]\n", self.text));
+        // A line that is full has no dots, and no place for them.
+        let gap = if dots.is_empty() { "" } else { " " };
+        lines.push_str(&format!("{head} {dots}{gap}[{}]\n", self.text));
         for (number, child) in self.children.iter().enumerate() {
             margin.push(number + 1 < self.children.len());
             child.draw(margin, width, lines);

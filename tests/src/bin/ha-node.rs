@@ -1,8 +1,8 @@
 //! A node of an ALUA pair, in a guest: DRBD by `/etc/drbd.conf`, and the target in front of it.
 //!
 //! `ha-node VERB NODE`, NODE being 1 or 2: `ready` sets up what both nodes have; `takeover` waits until the other node lets go and serves;
-//! `takeover-dead` serves without waiting, for a peer that is switched off; `standby` lets go and waits until the other one serves; `state`
-//! says what it does. Each prints how long its parts took.
+//! `takeover-dead` serves without waiting, for a peer that is switched off, and answers for its portals; `give-back` stops answering for
+//! them; `standby` lets go and waits until the other one serves; `state` says what it does. Each prints how long its parts took.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use drbd::conf::Conf;
 use drbd::{Drbd, Promote, Role};
 use host::{Deadline, Host};
 use lio::{AclSpec, BackstoreSpec, HaNode, HaPair, Lio, Secret, Side, Tag, TargetSpec};
+use netcfg::FloatingAddr;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,6 +30,16 @@ fn pair() -> Result<HaPair> {
         Ok(HaNode::new(Tag(number)).with_portal(portal(24)?).with_portal(portal(25)?))
     };
     Ok(HaPair::alua(target, [node(1)?, node(2)?]))
+}
+
+/// The addresses of a node's portals. Nothing listens at them on the other one, so that its kernel answers what still comes for a dead node
+/// with a reset: the fastest way to tell an initiator that these connections are over.
+fn portals(side: Side) -> Result<[FloatingAddr; 2]> {
+    let number = if side == Side::One { 11 } else { 12 };
+    Ok([
+        FloatingAddr::new("eth0".parse()?, format!("10.1.24.{number}/24").parse()?),
+        FloatingAddr::new("eth1".parse()?, format!("10.1.25.{number}/24").parse()?),
+    ])
 }
 
 fn main() -> ExitCode {
@@ -61,13 +72,36 @@ fn run() -> Result<()> {
         "ready" => {
             drbd.ensure(&Conf::load(&host, Conf::PATH)?.spec(&name, &format!("n{node}"))?)?;
             lio.ensure_ha(&pair, side)?;
+            // Somebody may think that the other node has them.
+            FloatingAddr::announce_all(&host, &portals(side)?)?;
         }
         "takeover" => {
             drbd.wait_released(&name, soon())?;
             did("awaited");
             lio.takeover_with(&pair, side, soon(), promote)?;
         }
-        "takeover-dead" => drop(lio.takeover_with(&pair, side, soon(), promote)?),
+        "takeover-dead" => {
+            let theirs = portals(side.other())?;
+            lio.takeover_with(&pair, side, soon(), || -> Result<()> {
+                did("told");
+                theirs.iter().try_for_each(|address| address.claim(&host).map(drop))?;
+                FloatingAddr::announce_all(&host, &theirs)?;
+                did("answers for it");
+                // DRBD finds out by itself that the other node is dead; until then it refuses a second Primary.
+                let deadline = Deadline::after(Duration::from_secs(10));
+                while let Err(error) = drbd.promote(&name, Promote::IfSafe) {
+                    if !deadline.pause(Duration::from_millis(20)) {
+                        return Err(error.into());
+                    }
+                }
+                did("promoted");
+                Ok(())
+            })?;
+            FloatingAddr::announce_all(&host, &theirs)?;
+        }
+        "give-back" => {
+            portals(side.other())?.iter().try_for_each(|address| address.release(&host).map(drop))?;
+        }
         "standby" => {
             lio.standby_with(&pair, side, soon(), || -> Result<()> {
                 did("held");

@@ -255,18 +255,22 @@ pub(crate) mod guest {
         let planned = tool(&["drbdadm", "-c", &all, "-d", "adjust", "all"])?;
         let steps = planned.lines().filter(|line| line.starts_with("drbdsetup")).count();
         ensure!(steps == 0, "drbdadm would change {steps} things: {planned}");
+        // So short that a few say little.
+        for round in 0..=runs * 8 {
+            let ours = timed(|| Ok(drbd.role(&name).map(drop)?))?;
+            // That of 8.4 takes the minor.
+            let peer = timed(|| tool(&["drbdsetup", "role", "57"]).map(drop))?;
+            if round > 0 {
+                say(&ROLE, "ours", ours);
+                say(&ROLE, "peer", peer);
+            }
+        }
         for round in 0..=runs {
             let pairs = [
                 (
                     &STATUS,
                     timed(|| Ok(drbd.list().map(drop)?))?,
                     timed(|| tool(&["drbdsetup", "status"]).map(drop))?,
-                ),
-                (
-                    &ROLE,
-                    timed(|| Ok(drbd.role(&name).map(drop)?))?,
-                    // That of 8.4 takes the minor.
-                    timed(|| tool(&["drbdsetup", "role", "57"]).map(drop))?,
                 ),
                 (
                     &ADJUST,

@@ -38,7 +38,8 @@ const STATUS: Goal = Goal {
 };
 const MAPPED: Goal = Goal {
     name: "device-mapper's part of opening 16 volumes (ms, lab, cheapest key derivation): unlock-disks vs 16x cryptsetup open",
-    ratio: 1.0,
+    // One after the other on both sides, the kernel and udev do the same for both: not slower, as far as that can be told.
+    ratio: 0.9,
 };
 pub(crate) const GOALS: [Goal; 7] = [SINGLE, DOUBLE, MEMORY, UUIDS, HEADERS, STATUS, MAPPED];
 
