@@ -3,3 +3,5 @@
 pub(crate) mod iscsi;
 pub(crate) mod maps;
 pub(crate) mod record;
+pub(crate) mod reply;
+pub mod table;
