@@ -14,6 +14,7 @@
 //! ```
 
 mod answer;
+mod mapper;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use host::Deadline;
 use crate::daemon::{Client, Daemon};
 use crate::{MapState, Multipath};
 
+pub use mapper::{FakeMapper, Faults};
 pub use server::FakeServer;
 
 /// How old the daemon is.

@@ -36,6 +36,7 @@ mod operate;
 mod session;
 mod spec;
 mod state;
+mod topology;
 mod wire;
 
 use std::net::SocketAddr;
@@ -52,6 +53,10 @@ pub use spec::{AttachSpec, Chap, Patience, Required};
 pub use state::{
     Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
     Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
+};
+pub use topology::{
+    ConnectionPhase, Difference, Health, IscsiRoute, Lack, MapTopology, Nic, Route, Topology, Transport,
+    Warning,
 };
 pub use wire::reply::{DaemonPhase, DaemonState, DaemonStatus, Reply, Version};
 pub use wire::table;
@@ -154,6 +159,13 @@ impl Initiator {
     #[must_use]
     pub fn multipath(&self) -> &Multipath {
         &self.multipath
+    }
+
+    /// The same initiator with these maps; for tests, with those of a fake multipathd.
+    #[must_use]
+    pub fn with_multipath(mut self, multipath: Multipath) -> Self {
+        self.multipath = multipath;
+        self
     }
 
     /// This machine's iSCSI name, from `/etc/iscsi/initiatorname.iscsi`.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use host::{Iqn, Wwid};
 
+pub(crate) use map::maybe_bytes;
 pub use map::{
     CheckerState, Counters, DeviceState, Failback, GroupPhase, GroupState, Hctl, MapState, PathInfo,
     PathState, Queueing,

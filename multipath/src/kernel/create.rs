@@ -192,7 +192,7 @@ impl Kernel {
             }
             let mut paths = Vec::new();
             for path in group {
-                let (number, sectors) = self.block_device(path)?;
+                let (number, sectors) = self.block_device(path, &spec.wwid)?;
                 if !seen.insert(number.clone()) {
                     return bad(path.as_str(), "it is named twice".to_owned());
                 }
@@ -207,7 +207,6 @@ impl Kernel {
                     }
                     _ => size = Some(sectors),
                 }
-                self.check_disk(path, &number, &spec.wwid)?;
                 paths.push(TablePath::new(number));
             }
             groups.push(TableGroup::new(spec.selector.clone(), paths));
@@ -223,30 +222,27 @@ impl Kernel {
         Ok((table, Sectors(size)))
     }
 
-    /// Number and size, in sectors of 512 bytes, of a path.
-    fn block_device(&self, path: &PathName) -> Result<(String, u64)> {
-        let place = match path.as_str().contains(':') {
-            true => format!("/sys/dev/block/{path}"),
-            false => format!("/sys/class/block/{path}"),
-        };
+    /// Number and size, in sectors of 512 bytes, of a path; refused if it says that it is another disk.
+    fn block_device(&self, path: &PathName, expected: &Wwid) -> Result<(String, u64)> {
         let tree = self.host.tree();
+        let invalid = |reason: String| Error::Invalid { object: path.to_string(), reason };
+        let name = match path.as_str().contains(':') {
+            true => tree
+                .read_link(format!("/sys/dev/block/{path}"))
+                .ok()
+                .and_then(|place| place.file_name().map(|name| name.to_string_lossy().into_owned())),
+            false => Some(path.to_string()),
+        };
+        let name = name.ok_or_else(|| invalid("there is no such block device".to_owned()))?;
+        let place = format!("/sys/class/block/{name}");
         let number = sysfs::fading(tree, &format!("{place}/dev"))?;
         let size = sysfs::fading(tree, &format!("{place}/size"))?.and_then(|size| size.parse().ok());
-        number.zip(size).ok_or_else(|| Error::Invalid {
-            object: path.to_string(),
-            reason: "there is no such block device".to_owned(),
-        })
-    }
-
-    /// A path that says it is another disk is one.
-    fn check_disk(&self, path: &PathName, number: &str, expected: &Wwid) -> Result<()> {
-        let text = sysfs::fading(self.host.tree(), &format!("/sys/dev/block/{number}/device/wwid"))?;
+        let text = sysfs::fading(tree, &format!("{place}/device/wwid"))?;
         match text.and_then(|text| Wwid::from_sysfs(&text).ok()) {
-            Some(found) if !crate::may_be_same(&found, expected) => Err(Error::Invalid {
-                object: path.to_string(),
-                reason: format!("it is disk {found}, not {expected}"),
-            }),
-            _ => Ok(()),
+            Some(found) if !crate::may_be_same(&found, expected) => {
+                Err(invalid(format!("it is disk {found}, not {expected}")))
+            }
+            _ => number.zip(size).ok_or_else(|| invalid("there is no such block device".to_owned())),
         }
     }
 }

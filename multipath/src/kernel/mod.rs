@@ -2,7 +2,7 @@
 
 #[cfg(feature = "embedded")]
 mod create;
-mod sysfs;
+pub(crate) mod sysfs;
 
 use std::io;
 use std::num::NonZeroU32;

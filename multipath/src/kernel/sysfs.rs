@@ -23,7 +23,7 @@ fn is_fading(error: &TreeError) -> bool {
 
 /// Adds name, SCSI address and state to a path of which the number is known. One link says where the device is:
 /// `/sys/devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sdb`.
-pub(super) fn complete(tree: &Tree, path: &mut PathInfo) -> Result<()> {
+pub(crate) fn complete(tree: &Tree, path: &mut PathInfo) -> Result<()> {
     let place = match tree.read_link(format!("/sys/dev/block/{}", path.number)) {
         Ok(place) => place,
         // Its device is gone; the map holds on to the number.
