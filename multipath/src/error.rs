@@ -141,6 +141,9 @@ pub enum Error {
     /// The kernel's events cannot be heard.
     #[error("cannot listen to the kernel's events")]
     Events(#[source] host::nl::Error),
+    /// A watch cannot listen to the kernel.
+    #[error("cannot listen to the kernel's events of devices and connections")]
+    Watch(#[source] io::Error),
     /// A module is missing.
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
@@ -158,6 +161,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::NoDaemon(source)
+            | Self::Watch(source)
             | Self::Portal { source, .. }
             | Self::Connection { source, .. }
             | Self::Mapper { source, .. } => source.raw_os_error(),

@@ -19,7 +19,9 @@
 //! interface is an unversioned C structure, and a request of the wrong size freezes it.
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
-//! Not yet: `watch`, mutual CHAP in discovery, interface binding.
+//! [`Initiator::topology`] joins maps, sessions and network cards and judges them; [`Kernel::watch`] tells what happens to them.
+//!
+//! Not yet: mutual CHAP in discovery, interface binding.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -36,7 +38,13 @@ mod operate;
 mod session;
 mod spec;
 mod state;
+#[cfg(feature = "tokio")]
+mod stream;
+#[cfg(feature = "tokio")]
+#[allow(unsafe_code)]
+mod sys;
 mod topology;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;
@@ -44,7 +52,7 @@ use std::time::Duration;
 
 pub use daemon::{Client, Command};
 pub use error::{Error, Result};
-pub use host::{Bytes, Deadline, Host, Iqn, ParseError, Secret, Wwid};
+pub use host::{Bytes, Deadline, DmName, Host, Iqn, ParseError, Secret, Watch, Wwid};
 pub use kernel::{Kernel, WhenNoPath};
 #[cfg(feature = "embedded")]
 pub use kernel::{MapSpec, Paths};
@@ -54,10 +62,13 @@ pub use state::{
     Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
     Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
 };
+#[cfg(feature = "tokio")]
+pub use stream::Events;
 pub use topology::{
     ConnectionPhase, Difference, Health, IscsiRoute, Lack, MapTopology, Nic, Route, Topology, Transport,
     Warning,
 };
+pub use watch::{ConnectionError, Event};
 pub use wire::reply::{DaemonPhase, DaemonState, DaemonStatus, Reply, Version};
 pub use wire::table;
 

@@ -17,8 +17,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use multipath::fake::Faults;
 use multipath::table::{Status, Table};
 use multipath::{
-    Deadline, DeviceState, Error, Health, Host, Initiator, Kernel, Lack, MapSpec, MapState, Multipath,
-    PathState, Queueing, WhenNoPath,
+    Deadline, DeviceState, Error, Event, Health, Host, Initiator, Kernel, Lack, MapSpec, MapState, Multipath,
+    PathState, Queueing, Watch, WhenNoPath,
 };
 
 type Outcome = Result<(), Failed>;
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         ("c_the_tree_is_that_of_multipath", same_tree),
         ("d_every_command_is_understood", commands),
         ("e_faults_are_seen_and_healed", faults),
+        ("e_what_happens_is_told", watched),
         ("f_a_daemon_that_hangs_does_not_hold_the_kernel_up", hanging),
         ("g_maps_are_made_and_removed_without_multipathd", embedded),
     ];
@@ -322,6 +323,91 @@ fn commands() -> Outcome {
     assert_eq!(maps.get_by_name(&"no-such-map".parse()?)?, None);
     assert!(!maps.remove(&"no-such-map".parse()?)?);
     Ok(())
+}
+
+/// What a watch told of one map, in short, until it has told this last.
+fn told(watch: &mut Watch<Event, Error>, map: &str, last: &str) -> Result<Vec<String>, Failed> {
+    let mut told = Vec::new();
+    let deadline = soon(20);
+    while told.last().map(String::as_str) != Some(last) {
+        match watch.next_before(deadline)? {
+            Some(Event::PathFailed { map: of, device, left, .. }) if of == map => {
+                told.push(format!("{device} failed, {left} left"));
+            }
+            Some(Event::PathReinstated { map: of, device, left, .. }) if of == map => {
+                told.push(format!("{device} back, {left} left"));
+            }
+            Some(Event::LastPathLost { map: of }) if of == map => told.push("lost".to_owned()),
+            Some(_) => {}
+            None => return Err(format!("not told in time: {last}, only {told:?}").into()),
+        }
+    }
+    Ok(told)
+}
+
+fn watched() -> Outcome {
+    let (maps, kernel) = prepare()?;
+    let faults = Faults::on(&Host::live());
+    let first = kernel.list()?.into_iter().next().ok_or("no map")?;
+    let name = first.name.parse()?;
+    let [one, other] = [0, 1].map(|n| first.paths().nth(n).expect("two paths").clone());
+    let mut watch = kernel.watch()?;
+    let Some(Event::Snapshot(list)) = watch.next_before(soon(5))? else { return Err("no snapshot".into()) };
+    assert_eq!(list.len(), count());
+    // Through the daemon, one by one and both: each is told, with what is left.
+    maps.fail_path(&one.device.parse()?)?;
+    let last = format!("{} failed, 1 left", one.device);
+    assert_eq!(told(&mut watch, &first.name, &last)?, [last]);
+    maps.fail_path(&other.device.parse()?)?;
+    assert_eq!(
+        told(&mut watch, &first.name, "lost")?,
+        [format!("{} failed, 0 left", other.device), "lost".to_owned()]
+    );
+    until("both paths work again", 30, || {
+        maps.reinstate_path(&one.device.parse()?)?;
+        maps.reinstate_path(&other.device.parse()?)?;
+        Ok(kernel.get_by_name(&name)?.is_some_and(|map| map.working() == 2))
+    })?;
+    let seen = told(&mut watch, &first.name, &format!("{} back, 2 left", other.device))?;
+    assert!(seen.contains(&format!("{} back, 1 left", one.device)), "{seen:?}");
+    // A hundred times in a row, as fast as the kernel takes them: each failure and each return is told.
+    let begun = Instant::now();
+    for _ in 0..100 {
+        faults.fail(&name, &one.number.parse()?)?;
+        faults.reinstate(&name, &one.number.parse()?)?;
+    }
+    let flapping = begun.elapsed();
+    let (mut down, mut up) = (0, 0);
+    let deadline = soon(30);
+    while up < 100 {
+        match watch.next_before(deadline)? {
+            Some(Event::PathFailed { map, .. }) if map == first.name => down += 1,
+            Some(Event::PathReinstated { map, .. }) if map == first.name => up += 1,
+            Some(_) => {}
+            None => return Err(format!("{down} failures and {up} returns of 100 were told").into()),
+        }
+    }
+    println!(
+        "100 failures in {flapping:?}, told {:?} after the first; {down} failures, {up} returns",
+        begun.elapsed()
+    );
+    assert!(down == up, "a path that is back has failed as often");
+    // A map that goes and comes back, as the daemon makes it.
+    assert!(maps.remove(&first.name.parse()?)?);
+    let gone = |event: &Event| matches!(event, Event::MapRemoved(map) if map.name == first.name);
+    let back = |event: &Event| matches!(event, Event::MapAdded(map) if map.wwid == first.wwid);
+    let mut wait = |what: &str, is: &dyn Fn(&Event) -> bool| -> Outcome {
+        let deadline = soon(30);
+        while let Some(event) = watch.next_before(deadline)? {
+            if is(&event) {
+                return Ok(());
+            }
+        }
+        Err(format!("not told: {what}").into())
+    };
+    wait("the map is gone", &gone)?;
+    maps.reconfigure(soon(60))?;
+    wait("the map is back", &back)
 }
 
 fn faults() -> Outcome {

@@ -44,7 +44,7 @@ pub enum WhenNoPath {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    host: Host,
+    pub(crate) host: Host,
 }
 
 impl Kernel {
@@ -204,7 +204,7 @@ impl Kernel {
         self.host.dm().message(map, Sectors(0), text).map_err(failed("tell the target of", map))
     }
 
-    fn devices(&self) -> Result<Vec<Device>> {
+    pub(crate) fn devices(&self) -> Result<Vec<Device>> {
         let devices = self.host.dm().list().map_err(|source| Error::Mapper {
             what: "list the devices of".to_owned(),
             object: "/dev/mapper/control".to_owned(),

@@ -5,3 +5,4 @@ pub(crate) mod maps;
 pub(crate) mod record;
 pub(crate) mod reply;
 pub mod table;
+pub(crate) mod uevent;
