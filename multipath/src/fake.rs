@@ -9,6 +9,7 @@ use host::Deadline;
 
 use crate::Multipath;
 use crate::daemon::{Client, Daemon};
+pub use crate::discovery::fake::{FakeTarget, Fault, discover_from};
 
 #[derive(Debug, Default)]
 struct Inner {

@@ -19,7 +19,7 @@
 //! interface is an unversioned C structure, and a request of the wrong size freezes it.
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
-//! Not yet: a kernel backend without multipathd, `watch`, mutual CHAP in discovery, interface binding.
+//! Not yet: a kernel backend without multipathd, `watch`, binding of sessions to interfaces.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -38,9 +38,10 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
-pub use host::{Deadline, Host, Iqn, Secret, Wwid};
-pub use spec::{AttachSpec, Chap, Patience, Required};
+pub use host::{Deadline, Host, IfName, Iqn, Secret, Wwid};
+pub use spec::{AttachSpec, Chap, ChapDigest, Patience, PortalSpec, Required};
 pub use state::{
     Attached, CheckerState, Discovered, DiskState, GroupState, MapState, PathInfo, PathState, SessionPhase,
     SessionState,
@@ -173,7 +174,24 @@ impl Initiator {
         chap: Option<&Chap>,
         deadline: Deadline,
     ) -> Result<Vec<Discovered>> {
-        discovery::discover(portal, &self.name()?, chap, deadline)
+        discover(portal, &self.name()?, chap, deadline)
+    }
+
+    /// Asks a portal which targets it has, as the spec says: with mutual CHAP, chosen digests, over an interface or from an address.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover); [`Error::Invalid`] for a spec that contradicts itself.
+    pub fn discover_by(&self, spec: &PortalSpec, deadline: Deadline) -> Result<Vec<Discovered>> {
+        discovery::discover(spec, &self.name()?, deadline)
+    }
+
+    /// Logs in to a target in user space and out again, beside the sessions of the kernel, and tells what the portal answered and how fast.
+    /// No disk appears, and no record is written.
+    ///
+    /// # Errors
+    /// [`Error::Portal`] (nobody answers), [`Error::Protocol`]. A login that is refused is an answer: [`Probe::status`].
+    pub fn probe(&self, spec: &PortalSpec, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+        discovery::probe(spec, &self.name()?, target, deadline)
     }
 }
 
@@ -187,5 +205,22 @@ pub fn discover(
     chap: Option<&Chap>,
     deadline: Deadline,
 ) -> Result<Vec<Discovered>> {
-    discovery::discover(portal, initiator, chap, deadline)
+    let spec = PortalSpec { chap: chap.map(Chap::share), ..PortalSpec::new(portal) };
+    discovery::discover(&spec, initiator, deadline)
+}
+
+/// Asks a portal which targets it has, as the spec says, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::discover_by`].
+pub fn discover_by(spec: &PortalSpec, initiator: &Iqn, deadline: Deadline) -> Result<Vec<Discovered>> {
+    discovery::discover(spec, initiator, deadline)
+}
+
+/// Logs in to a target in user space and out again, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::probe`].
+pub fn probe(spec: &PortalSpec, initiator: &Iqn, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+    discovery::probe(spec, initiator, target, deadline)
 }
