@@ -31,6 +31,8 @@ mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod session;
+#[cfg(feature = "lvm")]
+pub mod shared;
 mod spec;
 mod state;
 mod wire;
