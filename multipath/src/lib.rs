@@ -36,6 +36,8 @@ mod kernel;
 mod name;
 mod operate;
 mod session;
+#[cfg(feature = "lvm")]
+pub mod shared;
 mod spec;
 mod state;
 #[cfg(feature = "tokio")]
