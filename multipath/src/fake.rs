@@ -25,6 +25,7 @@ use std::time::Duration;
 use host::Deadline;
 
 use crate::daemon::{Client, Daemon};
+pub use crate::discovery::fake::{FakeTarget, Fault, discover_from};
 use crate::{MapState, Multipath};
 
 pub use mapper::{FakeMapper, Faults};

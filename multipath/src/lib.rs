@@ -21,7 +21,7 @@
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
 //! [`Initiator::topology`] joins maps, sessions and network cards and judges them; [`Kernel::watch`] tells what happens to them.
 //!
-//! Not yet: mutual CHAP in discovery, interface binding.
+//! Not yet: binding of sessions to interfaces.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -36,6 +36,8 @@ mod kernel;
 mod name;
 mod operate;
 mod session;
+#[cfg(feature = "lvm")]
+pub mod shared;
 mod spec;
 mod state;
 #[cfg(feature = "tokio")]
@@ -51,13 +53,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use daemon::{Client, Command};
+pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
-pub use host::{Bytes, Deadline, DmName, Host, Iqn, ParseError, Secret, Watch, Wwid};
+pub use host::{Bytes, Deadline, DmName, Host, IfName, Iqn, ParseError, Secret, Watch, Wwid};
 pub use kernel::{Kernel, WhenNoPath};
 #[cfg(feature = "embedded")]
 pub use kernel::{MapSpec, Paths};
 pub use name::{Format, MapName, PathName, may_be_same};
-pub use spec::{AttachSpec, Chap, Patience, Required};
+pub use spec::{AttachSpec, Chap, ChapDigest, Patience, PortalSpec, Required};
 pub use state::{
     Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
     Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
@@ -205,7 +208,24 @@ impl Initiator {
         chap: Option<&Chap>,
         deadline: Deadline,
     ) -> Result<Vec<Discovered>> {
-        discovery::discover(portal, &self.name()?, chap, deadline)
+        discover(portal, &self.name()?, chap, deadline)
+    }
+
+    /// Asks a portal which targets it has, as the spec says: with mutual CHAP, chosen digests, over an interface or from an address.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover); [`Error::Invalid`] for a spec that contradicts itself.
+    pub fn discover_by(&self, spec: &PortalSpec, deadline: Deadline) -> Result<Vec<Discovered>> {
+        discovery::discover(spec, &self.name()?, deadline)
+    }
+
+    /// Logs in to a target in user space and out again, beside the sessions of the kernel, and tells what the portal answered and how fast.
+    /// No disk appears, and no record is written.
+    ///
+    /// # Errors
+    /// [`Error::Portal`] (nobody answers), [`Error::Protocol`]. A login that is refused is an answer: [`Probe::status`].
+    pub fn probe(&self, spec: &PortalSpec, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+        discovery::probe(spec, &self.name()?, target, deadline)
     }
 }
 
@@ -219,5 +239,22 @@ pub fn discover(
     chap: Option<&Chap>,
     deadline: Deadline,
 ) -> Result<Vec<Discovered>> {
-    discovery::discover(portal, initiator, chap, deadline)
+    let spec = PortalSpec { chap: chap.map(Chap::share), ..PortalSpec::new(portal) };
+    discovery::discover(&spec, initiator, deadline)
+}
+
+/// Asks a portal which targets it has, as the spec says, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::discover_by`].
+pub fn discover_by(spec: &PortalSpec, initiator: &Iqn, deadline: Deadline) -> Result<Vec<Discovered>> {
+    discovery::discover(spec, initiator, deadline)
+}
+
+/// Logs in to a target in user space and out again, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::probe`].
+pub fn probe(spec: &PortalSpec, initiator: &Iqn, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+    discovery::probe(spec, initiator, target, deadline)
 }

@@ -120,13 +120,23 @@ fn maybe_text<S: serde::Serializer>(value: &Option<Wwid>, serializer: S) -> Resu
 pub struct Discovered {
     /// The target.
     pub target: Iqn,
-    /// Its portals with their portal group tags.
+    /// Its portals with their portal group tags. A tag that was not told is 1; a target that told no portal is at the one that was asked.
     pub portals: Vec<(SocketAddr, u16)>,
+    /// Portals that were told by name: name, port, portal group tag. Nobody has looked them up.
+    pub names: Vec<(String, u16, u16)>,
 }
 
 impl Discovered {
     pub(crate) fn new(target: Iqn) -> Self {
-        Self { target, portals: Vec::new() }
+        Self { target, portals: Vec::new(), names: Vec::new() }
+    }
+
+    /// The portals by portal group: those of one group may carry one session together, and belong to one node of a target with several.
+    #[must_use]
+    pub fn groups(&self) -> std::collections::BTreeMap<u16, Vec<SocketAddr>> {
+        let mut groups = std::collections::BTreeMap::<u16, Vec<SocketAddr>>::new();
+        self.portals.iter().for_each(|(portal, tag)| groups.entry(*tag).or_default().push(*portal));
+        groups
     }
 }
 
