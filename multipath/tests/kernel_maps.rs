@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         ("e_what_happens_is_told", watched),
         ("f_a_daemon_that_hangs_does_not_hold_the_kernel_up", hanging),
         ("g_maps_are_made_and_removed_without_multipathd", embedded),
+        ("h_nothing_is_left", ended),
     ];
     let trials = trials.map(|(name, test)| Trial::test(name, test).with_ignored_flag(reason.is_some()));
     // One machine, one set of maps: in this order.
@@ -87,7 +88,8 @@ fn until(what: &str, seconds: u64, mut is: impl FnMut() -> Result<bool, Failed>)
 /// Disks with two paths, and the daemon with a map of each.
 fn prepare() -> Result<(Multipath, Kernel), Failed> {
     let (maps, kernel) = (Multipath::new()?.with_timeout(Duration::from_secs(20)), Kernel::new());
-    if !std::path::Path::new("/sys/bus/pseudo/drivers/scsi_debug").exists() {
+    let fresh = !std::path::Path::new("/sys/bus/pseudo/drivers/scsi_debug").exists();
+    if fresh {
         sh(&format!(
             r"
             mkdir -p /etc/multipath /run/lock
@@ -106,17 +108,29 @@ END
             count()
         ))?;
     }
-    if sh("pidof multipathd").is_err() {
-        sh("multipathd")?;
+    match sh("pidof multipathd") {
+        Err(_) => sh("multipathd").map(drop)?,
+        // Another program's daemon, with another configuration.
+        Ok(_) if fresh => maps.reconfigure(soon(60))?,
+        Ok(_) => {}
     }
-    until("a map of every disk, with two working paths", 30 + count() as u64 * 2, || match maps.list() {
-        Ok(list) => {
-            Ok(list.len() == count() && list.iter().all(|map| map.working() == 2 && map.paths().count() == 2))
+    let whole = || -> Result<bool, Failed> {
+        match maps.list() {
+            Ok(list) => {
+                let two = |map: &MapState| map.working() == 2 && map.paths().count() == 2;
+                Ok(list.iter().filter(|map| map.vendor == "Linux").count() == count() && list.iter().all(two))
+            }
+            Err(error) if error.is_retryable() => Ok(false),
+            Err(Error::Daemon { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
-        Err(error) if error.is_retryable() => Ok(false),
-        Err(Error::Daemon { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    })?;
+    };
+    if until("a map of every disk, with two working paths", 30 + count() as u64 * 2, whole).is_err() {
+        let seen = sh(
+            "multipathd show paths; multipathd show topology; multipathd show config local; lsblk; dmesg | tail -20",
+        )?;
+        return Err(format!("there is not a map of every disk, with two working paths:\n{seen}").into());
+    }
     Ok((maps, kernel))
 }
 
@@ -517,5 +531,21 @@ fn embedded() -> Outcome {
     let one = topology.maps.iter().find(|map| map.map.name == one.name).ok_or("no map")?;
     assert_eq!(one.health, Health::NoRedundancy(vec![Lack::OnePath]));
     assert!(kernel.remove(&name)?);
+    Ok(())
+}
+
+/// As the next program of this guest finds it.
+fn ended() -> Outcome {
+    sh("pidof multipathd >/dev/null || multipathd")?;
+    let maps = Multipath::new()?.with_timeout(Duration::from_secs(20));
+    until("no map is left", 60, || {
+        for map in maps.list()? {
+            maps.remove(&map.name.parse()?)?;
+        }
+        Ok(Kernel::new().list()?.is_empty())
+    })?;
+    sh("multipathd shutdown; while pidof multipathd >/dev/null; do sleep 0.1; done
+        udevadm settle; rm -f /etc/multipath.conf; rmmod scsi_debug")?;
+    assert!(Initiator::new()?.topology()?.maps.is_empty());
     Ok(())
 }

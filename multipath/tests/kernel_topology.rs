@@ -74,7 +74,7 @@ fn prepare() -> Result<Topology, Failed> {
         mkdir -p /etc/multipath /run/lock/iscsi
         printf 'defaults {{\n find_multipaths greedy\n user_friendly_names yes\n polling_interval 2\n}}\n' > /etc/multipath.conf
         pidof iscsid >/dev/null || iscsid
-        pidof multipathd >/dev/null || multipathd
+        if pidof multipathd >/dev/null; then multipathd reconfigure >/dev/null; else multipathd; fi
         for way in {}; do
             iscsiadm -m session 2>/dev/null | grep -q "$way.*{TARGET}" && continue
             iscsiadm -m node -T {TARGET} -p $way -o new >/dev/null
@@ -200,5 +200,8 @@ fn ended() -> Outcome {
     ))?;
     let left = Initiator::new()?.topology()?;
     assert!(!left.maps.iter().any(is_ours), "{left}");
-    sh("targetcli clearconfig confirm=True >/dev/null; rm -f /etc/multipath.conf").map(drop)
+    sh(&format!(
+        "targetcli /iscsi delete {TARGET} >/dev/null; targetcli /backstores/ramdisk delete top0 >/dev/null; rm -f /etc/multipath.conf"
+    ))
+    .map(drop)
 }
