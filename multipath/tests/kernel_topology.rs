@@ -39,11 +39,17 @@ fn main() -> ExitCode {
         ("b_a_connection_that_breaks_is_told_before_its_path", broken),
         ("c_nothing_is_left", ended),
     ];
-    let trials = trials.map(|(name, test)| Trial::test(name, test).with_ignored_flag(reason.is_some()));
+    let long = std::env::var_os("SANKIT_LAB_LONG").is_some();
+    if reason.is_none() && !long {
+        println!("{LONG} is ignored here: it waits until paths fail and are back, set SANKIT_LAB_LONG=1");
+    }
+    let skipped = |name| reason.is_some() || !long && name == LONG;
+    let trials = trials.map(|(name, test)| Trial::test(name, test).with_ignored_flag(skipped(name)));
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
 
+const LONG: &str = "b_a_connection_that_breaks_is_told_before_its_path";
 const TARGET: &str = "iqn.2026-01.lab.sankit:topology";
 const WAYS: [&str; 2] = ["127.0.0.11:3260", "127.0.0.12:3260"];
 
@@ -84,7 +90,7 @@ fn prepare() -> Result<Topology, Failed> {
         WAYS.join(" ")
     ))?;
     let initiator = Initiator::new()?;
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = Deadline::after(Duration::from_secs(150));
     loop {
         // multipathd may be starting.
         if let Ok(topology) = initiator.topology() {

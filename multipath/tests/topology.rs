@@ -317,7 +317,9 @@ fn what_will_go_wrong_is_warned_of() {
 fn a_map_without_multipathd_is_made_once_and_removed() -> Outcome {
     let mapper = FakeMapper::new();
     // A machine without a directory for locks is no live one: nobody looks for multipathd.
-    let host = Host::fake().with_tree(memory().tree()).with_dm(host::dm::Backend::of(mapper.clone()));
+    let memory = memory();
+    memory.edit(|nodes| nodes.put_dir("/sys/class/block/sdc/holders/dm-9"));
+    let host = Host::fake().with_tree(memory.tree()).with_dm(host::dm::Backend::of(mapper.clone()));
     let kernel = Kernel::on(&host);
     let spec = |paths: &[&str]| {
         let paths = paths.iter().map(|path| path.parse().expect("a path"));
@@ -335,6 +337,8 @@ fn a_map_without_multipathd_is_made_once_and_removed() -> Outcome {
     wrong.wwid = "36001405ffffffffffffffffffffffff".parse()?;
     assert!(kernel.create(&wrong).is_err_and(|error| error.to_string().contains("it is disk 3600")));
     assert!(kernel.list()?.is_empty(), "nothing was made");
+    assert!(kernel.create(&spec(&["8:32", "sdb"])).expect_err("in use").is_busy());
+    memory.edit(|nodes| nodes.take("/sys/class/block/sdc/holders/dm-9"));
     let map = kernel.create(&spec(&["sdb"]).with_group(["sdc".parse()?]).with_handler("alua"))?;
     assert_eq!((map.groups.len(), map.size, map.working()), (2, Some(Bytes(1 << 20)), 2));
     assert!(matches!(kernel.create(&spec(&["sdb"])), Err(Error::Exists { .. })));

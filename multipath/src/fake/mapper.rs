@@ -277,6 +277,8 @@ impl Faults {
     }
 
     fn set(&self, device: &str, state: &str) -> Result<()> {
-        self.host.tree().write(format!("/sys/block/{device}/device/state"), state).map_err(Error::Tree)
+        // Without the end of a line the kernel knows no state (`store_state_field`, `drivers/scsi/scsi_sysfs.c`).
+        let line = format!("{state}\n");
+        self.host.tree().write(format!("/sys/block/{device}/device/state"), line).map_err(Error::Tree)
     }
 }

@@ -90,7 +90,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`Error::Invalid`]: multipathd runs here (let it make the map), or the paths do not fit together. [`Error::Exists`]: there is a map of
-    /// that name or disk. [`Error::Mapper`]: EBUSY if a path is in use. Nothing is left of a map that could not be made.
+    /// that name or disk. [`Error::Busy`] names what stands on a path. [`Error::Mapper`]: EBUSY if a path is mounted. Nothing is left of a map that could not be made.
     pub fn create(&self, spec: &MapSpec) -> Result<MapState> {
         self.refuse_beside_daemon(spec.name.as_str())?;
         let (table, size) = self.table_of(spec)?;
@@ -238,6 +238,12 @@ impl Kernel {
         let number = sysfs::fading(tree, &format!("{place}/dev"))?;
         let size = sysfs::fading(tree, &format!("{place}/size"))?.and_then(|size| size.parse().ok());
         let text = sysfs::fading(tree, &format!("{place}/device/wwid"))?;
+        // The kernel lets two maps share a path: each would believe itself alone.
+        let holders = tree.list_opt(format!("{place}/holders")).map_err(Error::Tree)?;
+        if !holders.is_empty() {
+            let names: Vec<_> = holders.into_iter().map(|entry| entry.name).collect();
+            return Err(Error::Busy { object: path.to_string(), holders: names.join(", ") });
+        }
         match text.and_then(|text| Wwid::from_sysfs(&text).ok()) {
             Some(found) if !crate::may_be_same(&found, expected) => {
                 Err(invalid(format!("it is disk {found}, not {expected}")))
