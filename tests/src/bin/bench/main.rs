@@ -55,6 +55,11 @@ pub(crate) struct Goal {
     pub(crate) ratio: f64,
 }
 
+/// Whether a part of a group runs: all, unless `SANKIT_BENCH_PART` holds a piece of some names.
+pub(crate) fn wanted(part: &str) -> bool {
+    std::env::var("SANKIT_BENCH_PART").map_or(true, |piece| part.contains(&piece))
+}
+
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
