@@ -5,6 +5,7 @@ mod drbd;
 mod irqaff;
 mod lio;
 mod luks;
+mod multipath;
 mod netcfg;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
@@ -67,6 +68,7 @@ const GROUPS: &[Group] = &[
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
     Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
     Group { name: "irqaff", rows: &irqaff::GOALS, run: irqaff::run },
+    Group { name: "multipath", rows: &multipath::GOALS, run: multipath::run },
 ];
 
 fn main() -> ExitCode {
@@ -86,6 +88,7 @@ fn run(cli: &Cli) -> Result<bool> {
             Some(("netcfg", _)) => netcfg::guest::run,
             Some(("lio", _)) => lio::guest::run,
             Some(("irqaff", _)) => irqaff::guest::run,
+            Some(("multipath", _)) => multipath::guest::run,
             _ => drbd::guest::run,
         };
         return part(what, cli.runs).map(|()| true);
