@@ -15,43 +15,70 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Maps are read through multipathd's own socket, sessions from sysfs, targets by SendTargets in Rust. Logging in runs `iscsiadm`: iscsid's
+//! Maps are read through multipathd's own socket ([`Multipath`]) or from the kernel ([`Kernel`]), sessions from sysfs, targets by SendTargets in Rust. Logging in runs `iscsiadm`: iscsid's
 //! interface is an unversioned C structure, and a request of the wrong size freezes it.
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
-//! Not yet: a kernel backend without multipathd, `watch`, mutual CHAP in discovery, interface binding.
+//! [`Initiator::topology`] joins maps, sessions and network cards and judges them; [`Kernel::watch`] tells what happens to them.
+//!
+//! Not yet: binding of sessions to interfaces.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attach;
 mod chap;
-mod daemon;
+pub mod daemon;
 mod discovery;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod kernel;
+mod name;
+mod operate;
 mod session;
 #[cfg(feature = "lvm")]
 pub mod shared;
 mod spec;
 mod state;
+#[cfg(feature = "tokio")]
+mod stream;
+#[cfg(feature = "tokio")]
+#[allow(unsafe_code)]
+mod sys;
+mod topology;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use daemon::{Client, Command};
+pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
-pub use host::{Deadline, Host, Iqn, Secret, Wwid};
-pub use spec::{AttachSpec, Chap, Patience, Required};
+pub use host::{Bytes, Deadline, DmName, Host, IfName, Iqn, ParseError, Secret, Watch, Wwid};
+pub use kernel::{Kernel, WhenNoPath};
+#[cfg(feature = "embedded")]
+pub use kernel::{MapSpec, Paths};
+pub use name::{Format, MapName, PathName, may_be_same};
+pub use spec::{AttachSpec, Chap, ChapDigest, Patience, PortalSpec, Required};
 pub use state::{
-    Attached, CheckerState, Discovered, DiskState, GroupState, MapState, PathInfo, PathState, SessionPhase,
-    SessionState,
+    Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
+    Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
 };
+#[cfg(feature = "tokio")]
+pub use stream::Events;
+pub use topology::{
+    ConnectionPhase, Difference, Health, IscsiRoute, Lack, MapTopology, Nic, Route, Topology, Transport,
+    Warning,
+};
+pub use watch::{ConnectionError, Event};
+pub use wire::reply::{DaemonPhase, DaemonState, DaemonStatus, Reply, Version};
+pub use wire::table;
 
 /// The multipath maps of a machine, as multipathd has them.
 #[derive(Debug, Clone)]
 pub struct Multipath {
-    client: daemon::Client,
+    client: Client,
     timeout: Duration,
 }
 
@@ -73,7 +100,7 @@ impl Multipath {
             let reason = "multipathd runs on live machines; use multipath::fake in tests".to_owned();
             return Err(Error::Invalid { object: "host".to_owned(), reason });
         }
-        Ok(Self { client: daemon::Client::live(), timeout: Duration::from_secs(5) })
+        Ok(Self { client: Client::live(), timeout: Duration::from_secs(5) })
     }
 
     /// Sets how long a question may take; default 5 s (multipathd itself gives up after 4).
@@ -86,20 +113,19 @@ impl Multipath {
     /// Lists all maps with their paths: `multipathd show maps json`.
     ///
     /// # Errors
-    /// [`Error::NoDaemon`] if multipathd does not run, [`Error::Answer`] if it answers nonsense ("fail": one of its maps is broken).
+    /// [`Error::NoDaemon`] if multipathd does not run, [`Error::Daemon`] if it fails (it does so as a whole while one of its maps comes or goes),
+    /// [`Error::Answer`] if it answers nonsense.
     pub fn list(&self) -> Result<Vec<MapState>> {
         self.ask_maps(Deadline::after(self.timeout))
     }
 
     fn ask_maps(&self, deadline: Deadline) -> Result<Vec<MapState>> {
-        const COMMAND: &str = "show maps json";
-        let answer = self.client.ask(COMMAND, deadline)?;
-        wire::maps::parse(&answer).map_err(|reason| match answer.trim() {
-            short if short.len() < 80 && !short.starts_with('{') => {
-                Error::Daemon { command: COMMAND.to_owned(), answer: short.to_owned() }
-            }
-            _ => Error::Answer { command: COMMAND.to_owned(), reason },
-        })
+        let answer = self.client.text(&Command::ShowMapsJson, deadline)?;
+        match answer.is_empty() {
+            true => Ok(Vec::new()),
+            false => wire::maps::parse(&answer)
+                .map_err(|reason| Error::Answer { command: Command::ShowMapsJson.to_string(), reason }),
+        }
     }
 
     /// As `ask_maps`, but a passing refusal ("timeout", "fail" while a map comes or goes) is no maps: the caller looks again.
@@ -149,6 +175,13 @@ impl Initiator {
         &self.multipath
     }
 
+    /// The same initiator with these maps; for tests, with those of a fake multipathd.
+    #[must_use]
+    pub fn with_multipath(mut self, multipath: Multipath) -> Self {
+        self.multipath = multipath;
+        self
+    }
+
     /// This machine's iSCSI name, from `/etc/iscsi/initiatorname.iscsi`.
     ///
     /// # Errors
@@ -175,7 +208,24 @@ impl Initiator {
         chap: Option<&Chap>,
         deadline: Deadline,
     ) -> Result<Vec<Discovered>> {
-        discovery::discover(portal, &self.name()?, chap, deadline)
+        discover(portal, &self.name()?, chap, deadline)
+    }
+
+    /// Asks a portal which targets it has, as the spec says: with mutual CHAP, chosen digests, over an interface or from an address.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover); [`Error::Invalid`] for a spec that contradicts itself.
+    pub fn discover_by(&self, spec: &PortalSpec, deadline: Deadline) -> Result<Vec<Discovered>> {
+        discovery::discover(spec, &self.name()?, deadline)
+    }
+
+    /// Logs in to a target in user space and out again, beside the sessions of the kernel, and tells what the portal answered and how fast.
+    /// No disk appears, and no record is written.
+    ///
+    /// # Errors
+    /// [`Error::Portal`] (nobody answers), [`Error::Protocol`]. A login that is refused is an answer: [`Probe::status`].
+    pub fn probe(&self, spec: &PortalSpec, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+        discovery::probe(spec, &self.name()?, target, deadline)
     }
 }
 
@@ -189,5 +239,22 @@ pub fn discover(
     chap: Option<&Chap>,
     deadline: Deadline,
 ) -> Result<Vec<Discovered>> {
-    discovery::discover(portal, initiator, chap, deadline)
+    let spec = PortalSpec { chap: chap.map(Chap::share), ..PortalSpec::new(portal) };
+    discovery::discover(&spec, initiator, deadline)
+}
+
+/// Asks a portal which targets it has, as the spec says, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::discover_by`].
+pub fn discover_by(spec: &PortalSpec, initiator: &Iqn, deadline: Deadline) -> Result<Vec<Discovered>> {
+    discovery::discover(spec, initiator, deadline)
+}
+
+/// Logs in to a target in user space and out again, under any initiator's name.
+///
+/// # Errors
+/// As [`Initiator::probe`].
+pub fn probe(spec: &PortalSpec, initiator: &Iqn, target: &Iqn, deadline: Deadline) -> Result<Probe> {
+    discovery::probe(spec, initiator, target, deadline)
 }

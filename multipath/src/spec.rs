@@ -1,10 +1,10 @@
 //! What is wanted: a target's disk over several portals, and how patient the initiator is.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use host::{Iqn, Secret, Wwid};
+use host::{IfName, Iqn, Secret, Wwid};
 
 /// A user and secret of CHAP.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,19 +20,23 @@ impl Chap {
     /// A user and secret.
     ///
     /// # Errors
-    /// The name is empty or one of the two holds a control character, which open-iscsi's record cannot.
+    /// The name is empty, or one of the two holds a control character or begins or ends with a space, which open-iscsi's record cannot.
     pub fn new(user: impl Into<String>, secret: Secret) -> Result<Self, host::ParseError> {
         let user = user.into();
-        if user.is_empty() || user.len() > 255 || user.chars().any(char::is_control) {
+        let is_held = user.trim() == user && !user.chars().any(char::is_control);
+        if user.is_empty() || user.len() > 255 || !is_held {
             return Err(host::ParseError::new(
                 "CHAP user",
                 user,
-                "1 to 255 bytes without control characters",
+                "1 to 255 bytes without control characters, and no space at either end",
             ));
         }
         let bytes = secret.expose();
-        if bytes.is_empty() || bytes.len() > 255 || !bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
-            return Err(host::ParseError::new("CHAP secret", "***", "1 to 255 printable characters"));
+        let is_held =
+            bytes.trim_ascii().len() == bytes.len() && bytes.iter().all(|b| (0x20..0x7f).contains(b));
+        if bytes.is_empty() || bytes.len() > 255 || !is_held {
+            let reason = "1 to 255 printable characters, and no space at either end";
+            return Err(host::ParseError::new("CHAP secret", "***", reason));
         }
         Ok(Self { user, secret })
     }
@@ -41,6 +45,129 @@ impl Chap {
     #[must_use]
     pub fn share(&self) -> Self {
         Self { user: self.user.clone(), secret: self.secret.share() }
+    }
+}
+
+/// A digest of CHAP. The names are those of `node.session.auth.chap_algs`; LIO knows all four, where the kernel has the digest's module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChapDigest {
+    /// MD5 (5), which every target knows.
+    Md5,
+    /// SHA-1 (6).
+    Sha1,
+    /// SHA-256 (7).
+    Sha256,
+    /// SHA3-256 (8).
+    Sha3_256,
+}
+
+impl ChapDigest {
+    /// Every digest, weakest first.
+    pub const ALL: [Self; 4] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha3_256];
+    /// What is offered by default: strongest first, for a target takes the first that it knows.
+    pub const DEFAULT: [Self; 4] = [Self::Sha3_256, Self::Sha256, Self::Sha1, Self::Md5];
+
+    /// The word of `node.session.auth.chap_algs`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::Sha1 => "SHA1",
+            Self::Sha256 => "SHA256",
+            Self::Sha3_256 => "SHA3-256",
+        }
+    }
+}
+
+impl fmt::Display for ChapDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A portal that is to be asked, and how it is talked to.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortalSpec {
+    /// Its address; the port is mostly 3260.
+    pub portal: SocketAddr,
+    /// How the initiator proves who it is. With LIO, discovery has a user and secret of its own (`discovery_auth`).
+    pub chap: Option<Chap>,
+    /// How the portal proves who it is (mutual CHAP).
+    pub target_chap: Option<Chap>,
+    /// The digests of CHAP, the preferred one first. Default [`ChapDigest::DEFAULT`].
+    pub digests: Vec<ChapDigest>,
+    /// The interface that the connection leaves through, whatever the routes say. Needs root or `CAP_NET_RAW` before Linux 5.7.
+    pub interface: Option<IfName>,
+    /// The address that the connection comes from.
+    pub source: Option<IpAddr>,
+}
+
+impl PortalSpec {
+    /// A portal without CHAP, over the route the kernel chooses.
+    #[must_use]
+    pub fn new(portal: SocketAddr) -> Self {
+        let digests = ChapDigest::DEFAULT.to_vec();
+        Self { portal, chap: None, target_chap: None, digests, interface: None, source: None }
+    }
+
+    /// Proves who we are.
+    #[must_use]
+    pub fn with_chap(mut self, chap: Chap) -> Self {
+        self.chap = Some(chap);
+        self
+    }
+
+    /// Wants the portal to prove itself too. Its secret must differ from ours, or it could answer our challenge with our own answer.
+    #[must_use]
+    pub fn with_target_chap(mut self, chap: Chap) -> Self {
+        self.target_chap = Some(chap);
+        self
+    }
+
+    /// Sets the digests of CHAP, the preferred one first.
+    #[must_use]
+    pub fn with_digests(mut self, digests: impl IntoIterator<Item = ChapDigest>) -> Self {
+        self.digests = digests.into_iter().collect();
+        self
+    }
+
+    /// Binds to an interface: `iscsiadm -m discovery -I IFACE` with a record of `iface.net_ifacename`.
+    #[must_use]
+    pub fn with_interface(mut self, interface: IfName) -> Self {
+        self.interface = Some(interface);
+        self
+    }
+
+    /// Binds to an address of this machine.
+    #[must_use]
+    pub fn with_source(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// What is wrong with it, before anything is sent.
+    pub(crate) fn check(&self) -> Result<(), crate::Error> {
+        let wrong = |reason: &str| {
+            Err(crate::Error::Invalid { object: self.portal.to_string(), reason: reason.to_owned() })
+        };
+        match (&self.chap, &self.target_chap) {
+            (None, Some(_)) => return wrong("mutual CHAP needs our own user and secret, too"),
+            (Some(ours), Some(theirs)) if ours.secret == theirs.secret => {
+                return wrong("the two secrets of mutual CHAP must differ (RFC 7143, 9.2.1)");
+            }
+            _ => {}
+        }
+        if self.chap.is_some() && self.digests.is_empty() {
+            return wrong("give at least one digest for CHAP");
+        }
+        match self.source {
+            Some(source) if source.is_ipv4() != self.portal.is_ipv4() => {
+                wrong("source address and portal are of different families")
+            }
+            _ => Ok(()),
+        }
     }
 }
 

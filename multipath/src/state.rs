@@ -1,8 +1,16 @@
 //! What is seen: maps with their paths, sessions with their portals.
 
+mod map;
+
 use std::net::SocketAddr;
 
 use host::{Iqn, Wwid};
+
+pub(crate) use map::maybe_bytes;
+pub use map::{
+    CheckerState, Counters, DeviceState, Failback, GroupPhase, GroupState, Hctl, MapState, PathInfo,
+    PathState, Queueing,
+};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
@@ -49,41 +57,7 @@ macro_rules! words {
     };
 }
 
-words! {
-    /// Whether the kernel uses a path.
-    PathState {
-        /// It does.
-        Active = "active",
-        /// It failed.
-        Failed = "failed",
-        /// Not known yet.
-        Undefined = "undef",
-    }
-}
-
-words! {
-    /// What multipathd's checker found.
-    CheckerState {
-        /// I/O passes.
-        Ready = "ready",
-        /// It does not.
-        Faulty = "faulty",
-        /// Usable when the better paths are gone (ALUA standby).
-        Ghost = "ghost",
-        /// It comes and goes.
-        Shaky = "shaky",
-        /// A check is under way.
-        Pending = "i/o pending",
-        /// A check did not end.
-        TimedOut = "i/o timeout",
-        /// Waiting to be used again.
-        Delayed = "delayed",
-        /// The target denies the LUN.
-        Disconnected = "disconnected",
-        /// Not known yet.
-        Undefined = "undef",
-    }
-}
+pub(crate) use words;
 
 words! {
     /// Where a session stands (`/sys/class/iscsi_session/sessionN/state`).
@@ -95,71 +69,6 @@ words! {
         /// It is gone.
         Free = "FREE",
     }
-}
-
-/// A multipath map.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct MapState {
-    /// Its name: `/dev/mapper/NAME`.
-    pub name: String,
-    /// The disk.
-    pub wwid: String,
-    /// Its node: "dm-3".
-    pub node: String,
-    /// "off", "on", "120 chk", "12 sec": what happens to I/O when no path is left.
-    pub queueing: String,
-    /// Features as the kernel has them: "1 `queue_if_no_path`".
-    pub features: String,
-    /// I/O waits because somebody suspended the map.
-    pub suspended: bool,
-    /// Its path groups, the one in use first.
-    pub groups: Vec<GroupState>,
-}
-
-impl MapState {
-    /// All paths of all groups.
-    pub fn paths(&self) -> impl Iterator<Item = &PathInfo> {
-        self.groups.iter().flat_map(|group| &group.paths)
-    }
-
-    /// How many paths work.
-    #[must_use]
-    pub fn working(&self) -> usize {
-        self.paths().filter(|p| p.state == PathState::Active && p.checker != CheckerState::Faulty).count()
-    }
-}
-
-/// A path group.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct GroupState {
-    /// "active", "enabled", "disabled".
-    pub state: String,
-    /// Its priority.
-    pub priority: i64,
-    /// How I/O is spread over its paths: "service-time 0".
-    pub selector: String,
-    /// Its paths.
-    pub paths: Vec<PathInfo>,
-}
-
-/// One path.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct PathInfo {
-    /// Its device: "sdb".
-    pub device: String,
-    /// Its number: "8:16".
-    pub number: String,
-    /// Whether the kernel uses it.
-    pub state: PathState,
-    /// What the checker found.
-    pub checker: CheckerState,
-    /// Which checker that is: "directio"; "tur" is wrong for LIO.
-    pub checker_name: String,
-    /// The target it leads to.
-    pub target: String,
 }
 
 /// An iSCSI session of the kernel's initiator.
@@ -205,25 +114,29 @@ fn maybe_text<S: serde::Serializer>(value: &Option<Wwid>, serializer: S) -> Resu
     }
 }
 
-impl GroupState {
-    pub(crate) fn new(state: String, priority: i64, selector: String, paths: Vec<PathInfo>) -> Self {
-        Self { state, priority, selector, paths }
-    }
-}
-
 /// A target that a portal told of, and where it can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Discovered {
     /// The target.
     pub target: Iqn,
-    /// Its portals with their portal group tags.
+    /// Its portals with their portal group tags. A tag that was not told is 1; a target that told no portal is at the one that was asked.
     pub portals: Vec<(SocketAddr, u16)>,
+    /// Portals that were told by name: name, port, portal group tag. Nobody has looked them up.
+    pub names: Vec<(String, u16, u16)>,
 }
 
 impl Discovered {
     pub(crate) fn new(target: Iqn) -> Self {
-        Self { target, portals: Vec::new() }
+        Self { target, portals: Vec::new(), names: Vec::new() }
+    }
+
+    /// The portals by portal group: those of one group may carry one session together, and belong to one node of a target with several.
+    #[must_use]
+    pub fn groups(&self) -> std::collections::BTreeMap<u16, Vec<SocketAddr>> {
+        let mut groups = std::collections::BTreeMap::<u16, Vec<SocketAddr>>::new();
+        self.portals.iter().for_each(|(portal, tag)| groups.entry(*tag).or_default().push(*portal));
+        groups
     }
 }
 

@@ -56,6 +56,7 @@ fn portal(
             (answer[0], answer[1], answer[36], answer[37]) = (opcode, flags, class, detail);
             answer[6] = u8::try_from(data.len() >> 8).expect("short");
             answer[7] = u8::try_from(data.len() & 0xff).expect("short");
+            answer[16..20].copy_from_slice(&header[16..20]);
             answer[20..24].copy_from_slice(&[0, 0, 0, 1]);
             let mut bytes = answer.to_vec();
             bytes.extend(&data);
