@@ -1,6 +1,9 @@
 //! Attaches a target's disk over several portals, or detaches it: the hypervisor's half.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
+#[path = "san-attach/vg.rs"]
+mod vg;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +40,8 @@ struct Cli {
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
+    #[command(flatten)]
+    vg: vg::Words,
 }
 
 fn main() -> ExitCode {
@@ -50,11 +55,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    if let Some(unit) = cli.vg.unit() {
+        print!("{unit}");
+        return Ok(());
+    }
     let started = Instant::now();
     let deadline = Deadline::after(Duration::from_secs(cli.timeout));
     let host = Host::live();
     let initiator = Initiator::on(&host)?;
     if cli.detach {
+        cli.vg.leave(&host)?;
         let was = initiator.detach(&cli.target, deadline)?;
         println!("{} {}", cli.target, if was { "detached" } else { "was not attached" });
         return Ok(());
@@ -89,7 +99,7 @@ fn run(cli: Cli) -> Result<()> {
     );
     disk.paths.iter().for_each(|(portal, device)| println!("  {device} through {portal}"));
     disk.missing.iter().for_each(|(portal, why)| println!("  nothing through {portal}: {why}"));
-    Ok(())
+    cli.vg.share(&host, initiator.multipath(), &disk.device)
 }
 
 /// Makes the kernel repeat what is not acknowledged every 0.2 s, six times, before it begins to double the time (for connections with few

@@ -71,6 +71,9 @@ impl SharedVg {
                     change(&["vgchange", "--yes", "--locktype", "none", "--lockopt", "force", name])?;
                     change(&["vgremove", "--yes", name])?;
                 }
+            }
+            // lvm removes a group that it could not make by itself, and leaves the label.
+            if empty(Path::new(device)).is_err() {
                 change(&["pvremove", "--yes", device])?;
             }
             Ok(())
