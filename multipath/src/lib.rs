@@ -19,29 +19,39 @@
 //! interface is an unversioned C structure, and a request of the wrong size freezes it.
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
-//! Not yet: a kernel backend without multipathd, `watch`, binding of sessions to interfaces.
+//! Not yet: a kernel backend without multipathd, `watch`.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attach;
 mod chap;
+mod check;
 mod daemon;
 mod discovery;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod records;
 mod session;
 mod spec;
 mod state;
 mod wire;
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
+pub use attach::{Detached, Holder, Orphan, Resized};
+pub use check::{Finding, Profile};
 pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
 pub use host::{Deadline, Host, IfName, Iqn, Secret, Wwid};
-pub use spec::{AttachSpec, Chap, ChapDigest, Patience, PortalSpec, Required};
+pub use records::{IfaceState, NodeSpec, NodeState, Records, Scan, Startup};
+pub use session::{ConnectionPhase, ConnectionState, Negotiated, SessionTimeouts};
+pub use spec::{
+    AttachSpec, Chap, ChapDigest, DetachSpec, Force, Patience, Persistence, PortalSpec, Required,
+};
 pub use state::{
     Attached, CheckerState, Discovered, DiskState, GroupState, MapState, PathInfo, PathState, SessionPhase,
     SessionState,
@@ -123,6 +133,9 @@ impl Multipath {
 pub struct Initiator {
     host: Host,
     multipath: Multipath,
+    /// How a map is read for a test, and flushed: a fake machine has no devices.
+    reads: fn(&Path) -> io::Result<()>,
+    flushes: fn(&Path) -> io::Result<()>,
 }
 
 impl Initiator {
@@ -139,7 +152,8 @@ impl Initiator {
     /// # Errors
     /// As [`Multipath::on`].
     pub fn on(host: &Host) -> Result<Self> {
-        Ok(Self { host: host.clone(), multipath: Multipath::on(host)? })
+        let (reads, flushes) = (attach::read_direct, attach::flush);
+        Ok(Self { host: host.clone(), multipath: Multipath::on(host)?, reads, flushes })
     }
 
     /// The maps of the same machine.
