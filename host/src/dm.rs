@@ -115,6 +115,15 @@ pub enum Inflight {
     Left,
 }
 
+/// What the lines of a device say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lines {
+    /// What it was told.
+    Table,
+    /// How it fares.
+    Status,
+}
+
 /// A device-mapper: the kernel's or a fake's.
 pub trait Mapper: fmt::Debug + Send + Sync {
     /// All devices; `dmsetup ls`.
@@ -137,6 +146,32 @@ pub trait Mapper: fmt::Debug + Send + Sync {
     /// # Errors
     /// ENXIO if there is no device of that name.
     fn status(&self, name: &DmName) -> io::Result<Vec<Target>>;
+
+    /// A device and its lines at one moment; `None` if there is none of that name. One ioctl where the kernel is asked.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn look(&self, name: &DmName, lines: Lines) -> io::Result<Option<(Info, Vec<Target>)>> {
+        let Some(info) = self.info(name)? else { return Ok(None) };
+        let targets = match lines {
+            Lines::Table => self.table(name),
+            Lines::Status => self.status(name),
+        };
+        match targets {
+            Ok(targets) => Ok(Some((info, targets))),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells a target something, in its own words; `dmsetup message NAME 0 TEXT`.
+    ///
+    /// # Errors
+    /// ENXIO if there is no device of that name, EINVAL for words the target does not know, EBUSY while it is suspended.
+    fn message(&self, name: &DmName, sector: Sectors, text: &str) -> io::Result<()> {
+        let _ = (name, sector, text);
+        no()
+    }
 
     /// Makes a device without a table; `dmsetup create --notable`. udev gives it its name in `/dev/mapper` and looks no further: what stands
     /// on it is not this machine's.
@@ -185,6 +220,10 @@ pub trait Mapper: fmt::Debug + Send + Sync {
         let _ = name;
         no()
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::ENOENT))
 }
 
 fn no<T>() -> io::Result<T> {
@@ -256,6 +295,7 @@ const DEV_SUSPEND: u8 = 6;
 const DEV_STATUS: u8 = 7;
 const TABLE_LOAD: u8 = 9;
 const TABLE_STATUS: u8 = 12;
+const TARGET_MESSAGE: u8 = 14;
 const HEADER: usize = 312;
 /// Flags of `struct dm_ioctl`.
 const READONLY: u32 = 1;
@@ -323,9 +363,7 @@ impl Mapper for Live {
     fn list(&self) -> io::Result<Vec<Device>> {
         let buffer = match self.call(LIST_DEVICES, None, WANT_UUID) {
             // No module, no devices.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ENXIO)) => {
-                return Ok(vec![]);
-            }
+            Err(e) if is_gone(&e) => return Ok(vec![]),
             other => other?,
         };
         let devices = parse_list(&buffer).ok_or(io::ErrorKind::InvalidData)?;
@@ -340,27 +378,29 @@ impl Mapper for Live {
 
     fn info(&self, name: &DmName) -> io::Result<Option<Info>> {
         let buffer = match self.call(DEV_STATUS, Some(name), 0) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::ENOENT)) => {
-                return Ok(None);
-            }
+            Err(e) if is_gone(&e) => return Ok(None),
             other => other?,
         };
-        let flags = u32_at(&buffer, 28);
-        let dev =
-            buffer.get(40..48).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes).unwrap_or_default();
-        Ok(Some(Info {
-            device: Device {
-                name: name.clone(),
-                number: DevNum::decode(dev),
-                uuid: Some(text_at(&buffer, 176)).filter(|u| !u.is_empty()),
-                event: u32_at(&buffer, 32),
-            },
-            open_count: u32_at(&buffer, 24),
-            suspended: flags & SUSPENDED != 0,
-            read_only: flags & READONLY != 0,
-            active: flags & ACTIVE != 0,
-            deferred_remove: flags & DEFERRED != 0,
-        }))
+        Ok(Some(parse_info(&buffer, name)))
+    }
+
+    fn look(&self, name: &DmName, lines: Lines) -> io::Result<Option<(Info, Vec<Target>)>> {
+        let flags = if lines == Lines::Table { STATUS_TABLE } else { 0 };
+        let buffer = match self.call(TABLE_STATUS, Some(name), flags) {
+            Err(e) if is_gone(&e) => return Ok(None),
+            other => other?,
+        };
+        let targets = parse_targets(&buffer).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some((parse_info(&buffer, name), targets)))
+    }
+
+    fn message(&self, name: &DmName, sector: Sectors, text: &str) -> io::Result<()> {
+        self.change(TARGET_MESSAGE, name, 0, |buffer| {
+            // struct dm_target_msg: where, then the words with their end.
+            buffer.extend(sector.0.to_ne_bytes());
+            buffer.extend(text.as_bytes());
+            buffer.push(0);
+        })
     }
 
     fn table(&self, name: &DmName) -> io::Result<Vec<Target>> {
@@ -447,6 +487,25 @@ fn text_at(buffer: &[u8], at: usize) -> String {
     let rest = buffer.get(at..).unwrap_or_default();
     let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
     String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// `struct dm_ioctl` as the kernel fills it in for every answer about a device (`__dev_status`, drivers/md/dm-ioctl.c).
+fn parse_info(buffer: &[u8], name: &DmName) -> Info {
+    let flags = u32_at(buffer, 28);
+    let dev = buffer.get(40..48).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes).unwrap_or_default();
+    Info {
+        device: Device {
+            name: name.clone(),
+            number: DevNum::decode(dev),
+            uuid: Some(text_at(buffer, 176)).filter(|u| !u.is_empty()),
+            event: u32_at(buffer, 32),
+        },
+        open_count: u32_at(buffer, 24),
+        suspended: flags & SUSPENDED != 0,
+        read_only: flags & READONLY != 0,
+        active: flags & ACTIVE != 0,
+        deferred_remove: flags & DEFERRED != 0,
+    }
 }
 
 /// The answer of `DM_LIST_DEVICES`: `struct dm_name_list { u64 dev; u32 next; char name[]; }`, then 8-aligned `u32 event_nr; u32 flags`

@@ -29,6 +29,16 @@ impl Program {
     pub const ISCSIADM: Self = Self { name: "iscsiadm", package: "open-iscsi" };
     /// Decrypts what clevis encrypted for a TPM or a Tang server: its pins are programs, and there is no library.
     pub const CLEVIS: Self = Self { name: "clevis", package: "clevis" };
+    /// Reads and changes volume groups: LVM has no library.
+    pub const LVM: Self = Self { name: "lvm", package: "lvm2" };
+    /// Asks a lock manager for LVM's locks.
+    pub const LVMLOCKD: Self = Self { name: "lvmlockd", package: "lvm2-lockd" };
+    /// Asks lvmlockd: its own protocol is private to LVM.
+    pub const LVMLOCKCTL: Self = Self { name: "lvmlockctl", package: "lvm2-lockd" };
+    /// Keeps leases on a shared disk, and tells of them.
+    pub const SANLOCK: Self = Self { name: "sanlock", package: "sanlock" };
+    /// Feeds the watchdog as long as its clients are well.
+    pub const WDMD: Self = Self { name: "wdmd", package: "sanlock" };
     /// Loads kernel modules with what they depend on.
     pub const MODPROBE: Self = Self { name: "modprobe", package: "kmod" };
 }

@@ -238,9 +238,10 @@ impl UnitSerial {
 
     /// The part of the NAA identifier that comes from the serial: two disks of the same company with the same are one to initiators.
     pub(crate) fn digits(&self) -> String {
-        let digits: String =
-            self.0.chars().filter(char::is_ascii_hexdigit).take(25).map(|c| c.to_ascii_lowercase()).collect();
-        format!("{digits:0<25}")
+        let mut digits = String::with_capacity(25);
+        let found = self.0.bytes().filter(u8::is_ascii_hexdigit).map(|b| char::from(b.to_ascii_lowercase()));
+        digits.extend(found.chain(std::iter::repeat('0')).take(25));
+        digits
     }
 
     /// The identifier that multipath and `scsi_id` show for the disk, with LIO's own company: `3` and the NAA.

@@ -1,9 +1,12 @@
-//! Prints the multipath maps with their paths, as `multipath -ll` does. `cargo run -p sankit-multipath --example list`
+//! Prints the multipath maps with all that they lead through, as `multipath -ll` does and further: session, portal, card, health.
+//! `cargo run -p sankit-multipath --example list`, with `-- json` as JSON.
 #![allow(clippy::print_stdout)]
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for map in multipath::Multipath::new()?.list()? {
-        println!("{map:#?}");
+    let topology = multipath::Initiator::new()?.topology()?;
+    match std::env::args().nth(1).as_deref() {
+        Some("json") => println!("{}", topology.to_json()?),
+        _ => print!("{topology}"),
     }
     Ok(())
 }

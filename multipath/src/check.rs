@@ -8,7 +8,7 @@ use host::Deadline;
 use crate::Initiator;
 use crate::error::{Error, Result};
 use crate::spec::Patience;
-use crate::state::{MapState, SessionState};
+use crate::state::{MapState, Queueing, SessionState};
 use crate::wire::conf::{self, Setting};
 
 /// The vendor by which LIO's disks are known in multipathd's configuration.
@@ -232,12 +232,13 @@ fn of_map(profile: Profile, patience: &Patience, map: &MapState) -> Vec<Finding>
             .push(Finding::new(&object, "path checker", &path.checker_name, "directio").because(reason, fix));
     }
     let wanted = patience.queueing.as_secs().div_ceil(patience.polling.as_secs().max(1));
-    // "120 chk": so many looks at the paths are left; "12 sec": no path is left and the time runs.
-    let mut words = map.queueing.split(' ');
-    let retries =
-        words.next().and_then(|number| number.parse::<u64>().ok()).filter(|_| words.next() == Some("chk"));
-    let is_counting = map.queueing.ends_with("sec");
-    if retries != Some(wanted) && !is_counting {
+    // With no path left the time runs already.
+    let is_fine = match map.queueing {
+        Queueing::Retries(retries) => u64::from(retries) == wanted,
+        Queueing::Seconds(_) => true,
+        _ => false,
+    };
+    if !is_fine {
         let fix = "set no_path_retry in multipathd's configuration (attach does), or undo disablequeueing";
         found.push(
             Finding::new(&object, "no_path_retry", &map.queueing, format!("{wanted} chk"))
@@ -296,7 +297,7 @@ mod tests {
         let text = include_str!("../tests/fixtures/maps-0.9.4.json");
         let mut maps = crate::wire::maps::parse(text).expect("a fixture");
         for map in &mut maps {
-            map.queueing = queueing.to_owned();
+            map.queueing = Queueing::from_word(queueing);
             for path in map.groups.iter_mut().flat_map(|group| &mut group.paths) {
                 path.checker_name = checker.to_owned();
                 path.state = crate::PathState::Active;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use host::{Iqn, LockError, ParseError, TreeError, Wwid};
 
+use crate::wire::reply::Reply;
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,12 +16,20 @@ pub enum Error {
     #[error("multipathd does not run here; start it (systemctl start multipathd)")]
     NoDaemon(#[source] io::Error),
     /// multipathd refused a command.
-    #[error("multipathd refused {command:?}: {answer}")]
+    #[error("multipathd refused {command:?}: {reply}")]
     Daemon {
         /// The command.
         command: String,
-        /// Its answer.
-        answer: String,
+        /// What it answered.
+        reply: Reply,
+    },
+    /// The connection to multipathd broke; whether it carried the command out is not known.
+    #[error("the connection to multipathd broke at {command:?}")]
+    Connection {
+        /// The command.
+        command: String,
+        /// The reason.
+        source: io::Error,
     },
     /// multipathd's answer cannot be read.
     #[error("multipathd's answer to {command:?} cannot be read: {reason}")]
@@ -127,6 +137,22 @@ pub enum Error {
         /// Who.
         holders: String,
     },
+    /// There is one already.
+    #[error("{object} exists already")]
+    Exists {
+        /// The map.
+        object: String,
+    },
+    /// Device-mapper refused.
+    #[error("cannot {what} {object}")]
+    Mapper {
+        /// What was tried.
+        what: String,
+        /// The map.
+        object: String,
+        /// The reason.
+        source: io::Error,
+    },
     /// Something did not happen in time.
     #[error("{what} did not happen before the deadline; {seen}")]
     TimedOut {
@@ -155,6 +181,9 @@ pub enum Error {
     /// The kernel's events cannot be heard.
     #[error("cannot listen to the kernel's events")]
     Events(#[source] host::nl::Error),
+    /// A watch cannot listen to the kernel.
+    #[error("cannot listen to the kernel's events of devices and connections")]
+    Watch(#[source] io::Error),
     /// A module is missing.
     #[error("cannot load a kernel module")]
     Module(#[source] host::exec::Error),
@@ -171,7 +200,11 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::NoDaemon(source) | Self::Portal { source, .. } => source.raw_os_error(),
+            Self::NoDaemon(source)
+            | Self::Watch(source)
+            | Self::Portal { source, .. }
+            | Self::Connection { source, .. }
+            | Self::Mapper { source, .. } => source.raw_os_error(),
             Self::Tree(source) => source.errno(),
             Self::Events(source) => source.errno(),
             Self::NotUndone { source, .. } => source.errno(),
@@ -184,11 +217,16 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NoDaemon(_)
+            | Self::Connection { .. }
             | Self::Portal { .. }
             | Self::TimedOut { .. }
             | Self::Locked(_)
             | Self::Busy { .. } => true,
             Self::NotUndone { source, .. } => source.is_retryable(),
+            Self::Daemon { reply, .. } => reply.is_retryable(),
+            Self::Mapper { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::EAGAIN))
+            }
             // Class 3 is the target's trouble and passes; class 2 is ours and does not.
             Self::Login { status, .. } => status.0 == 3,
             Self::Iscsiadm { source, .. } | Self::Logout { source, .. } => {
@@ -201,7 +239,8 @@ impl Error {
     /// Whether the object is in use.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(self, Self::Busy { .. } | Self::Daemon { reply: Reply::Busy, .. })
+            || matches!(self, Self::Mapper { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
     }
 }
 

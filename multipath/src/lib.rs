@@ -15,26 +15,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Maps are read through multipathd's own socket, sessions from sysfs, targets by SendTargets in Rust. Logging in runs `iscsiadm`: iscsid's
+//! Maps are read through multipathd's own socket ([`Multipath`]) or from the kernel ([`Kernel`]), sessions from sysfs, targets by SendTargets in Rust. Logging in runs `iscsiadm`: iscsid's
 //! interface is an unversioned C structure, and a request of the wrong size freezes it.
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
-//! Not yet: a kernel backend without multipathd, `watch`.
+//! [`Initiator::topology`] joins maps, sessions and network cards and judges them; [`Kernel::watch`] tells what happens to them.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attach;
 mod chap;
 mod check;
-mod daemon;
+pub mod daemon;
 mod discovery;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod kernel;
+mod name;
+mod operate;
 mod records;
 mod session;
+#[cfg(feature = "lvm")]
+pub mod shared;
 mod spec;
 mod state;
+#[cfg(feature = "tokio")]
+mod stream;
+#[cfg(feature = "tokio")]
+#[allow(unsafe_code)]
+mod sys;
+mod topology;
+mod watch;
 mod wire;
 
 use std::io;
@@ -44,23 +56,37 @@ use std::time::Duration;
 
 pub use attach::{Detached, Holder, Orphan, Resized};
 pub use check::{Finding, Profile};
+pub use daemon::{Client, Command};
 pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
-pub use host::{Deadline, Host, IfName, Iqn, Secret, Wwid};
+pub use host::{Bytes, Deadline, DmName, Host, IfName, Iqn, ParseError, Secret, Watch, Wwid};
+pub use kernel::{Kernel, WhenNoPath};
+#[cfg(feature = "embedded")]
+pub use kernel::{MapSpec, Paths};
+pub use name::{Format, MapName, PathName, may_be_same};
 pub use records::{IfaceState, NodeSpec, NodeState, Records, Scan, Startup};
-pub use session::{ConnectionPhase, ConnectionState, Negotiated, SessionTimeouts};
+pub use session::{ConnectionState, Negotiated, SessionTimeouts};
 pub use spec::{
     AttachSpec, Chap, ChapDigest, DetachSpec, Force, Patience, Persistence, PortalSpec, Required,
 };
 pub use state::{
-    Attached, CheckerState, Discovered, DiskState, GroupState, MapState, PathInfo, PathState, SessionPhase,
-    SessionState,
+    Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
+    Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
 };
+#[cfg(feature = "tokio")]
+pub use stream::Events;
+pub use topology::{
+    ConnectionPhase, Difference, Health, IscsiRoute, Lack, MapTopology, Nic, Route, Topology, Transport,
+    Warning,
+};
+pub use watch::{ConnectionError, Event};
+pub use wire::reply::{DaemonPhase, DaemonState, DaemonStatus, Reply, Version};
+pub use wire::table;
 
 /// The multipath maps of a machine, as multipathd has them.
 #[derive(Debug, Clone)]
 pub struct Multipath {
-    client: daemon::Client,
+    client: Client,
     timeout: Duration,
 }
 
@@ -82,7 +108,7 @@ impl Multipath {
             let reason = "multipathd runs on live machines; use multipath::fake in tests".to_owned();
             return Err(Error::Invalid { object: "host".to_owned(), reason });
         }
-        Ok(Self { client: daemon::Client::live(), timeout: Duration::from_secs(5) })
+        Ok(Self { client: Client::live(), timeout: Duration::from_secs(5) })
     }
 
     /// Sets how long a question may take; default 5 s (multipathd itself gives up after 4).
@@ -95,20 +121,19 @@ impl Multipath {
     /// Lists all maps with their paths: `multipathd show maps json`.
     ///
     /// # Errors
-    /// [`Error::NoDaemon`] if multipathd does not run, [`Error::Answer`] if it answers nonsense ("fail": one of its maps is broken).
+    /// [`Error::NoDaemon`] if multipathd does not run, [`Error::Daemon`] if it fails (it does so as a whole while one of its maps comes or goes),
+    /// [`Error::Answer`] if it answers nonsense.
     pub fn list(&self) -> Result<Vec<MapState>> {
         self.ask_maps(Deadline::after(self.timeout))
     }
 
     fn ask_maps(&self, deadline: Deadline) -> Result<Vec<MapState>> {
-        const COMMAND: &str = "show maps json";
-        let answer = self.client.ask(COMMAND, deadline)?;
-        wire::maps::parse(&answer).map_err(|reason| match answer.trim() {
-            short if short.len() < 80 && !short.starts_with('{') => {
-                Error::Daemon { command: COMMAND.to_owned(), answer: short.to_owned() }
-            }
-            _ => Error::Answer { command: COMMAND.to_owned(), reason },
-        })
+        let answer = self.client.text(&Command::ShowMapsJson, deadline)?;
+        match answer.is_empty() {
+            true => Ok(Vec::new()),
+            false => wire::maps::parse(&answer)
+                .map_err(|reason| Error::Answer { command: Command::ShowMapsJson.to_string(), reason }),
+        }
     }
 
     /// As `ask_maps`, but a passing refusal ("timeout", "fail" while a map comes or goes) is no maps: the caller looks again.
@@ -160,6 +185,13 @@ impl Initiator {
     #[must_use]
     pub fn multipath(&self) -> &Multipath {
         &self.multipath
+    }
+
+    /// The same initiator with these maps; for tests, with those of a fake multipathd.
+    #[must_use]
+    pub fn with_multipath(mut self, multipath: Multipath) -> Self {
+        self.multipath = multipath;
+        self
     }
 
     /// This machine's iSCSI name, from `/etc/iscsi/initiatorname.iscsi`.

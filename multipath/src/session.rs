@@ -6,25 +6,12 @@ use std::time::Duration;
 use host::{Iqn, Tree, Wwid};
 
 use crate::error::{Error, Result};
-use crate::state::{DiskState, SessionPhase, SessionState, words};
+use crate::state::{DiskState, SessionPhase, SessionState};
+use crate::topology::ConnectionPhase;
 
 const SESSIONS: &str = "/sys/class/iscsi_session";
 const CONNECTIONS: &str = "/sys/class/iscsi_connection";
 const HOSTS: &str = "/sys/class/iscsi_host";
-
-words! {
-    /// Where a connection stands (`/sys/class/iscsi_connection/connectionN:0/state`).
-    ConnectionPhase {
-        /// It works.
-        Up = "up",
-        /// It is not made yet, or no more.
-        Down = "down",
-        /// It is lost.
-        Failed = "failed",
-        /// It has a socket and is logging in.
-        Bound = "bound",
-    }
-}
 
 /// One connection of a session.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -1,8 +1,16 @@
 //! What is seen: maps with their paths, sessions with their portals.
 
+mod map;
+
 use std::net::SocketAddr;
 
 use host::{Iqn, Wwid};
+
+pub(crate) use map::maybe_bytes;
+pub use map::{
+    CheckerState, Counters, DeviceState, Failback, GroupPhase, GroupState, Hctl, MapState, PathInfo,
+    PathState, Queueing,
+};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
@@ -51,42 +59,6 @@ macro_rules! words {
 pub(crate) use words;
 
 words! {
-    /// Whether the kernel uses a path.
-    PathState {
-        /// It does.
-        Active = "active",
-        /// It failed.
-        Failed = "failed",
-        /// Not known yet.
-        Undefined = "undef",
-    }
-}
-
-words! {
-    /// What multipathd's checker found.
-    CheckerState {
-        /// I/O passes.
-        Ready = "ready",
-        /// It does not.
-        Faulty = "faulty",
-        /// Usable when the better paths are gone (ALUA standby).
-        Ghost = "ghost",
-        /// It comes and goes.
-        Shaky = "shaky",
-        /// A check is under way.
-        Pending = "i/o pending",
-        /// A check did not end.
-        TimedOut = "i/o timeout",
-        /// Waiting to be used again.
-        Delayed = "delayed",
-        /// The target denies the LUN.
-        Disconnected = "disconnected",
-        /// Not known yet.
-        Undefined = "undef",
-    }
-}
-
-words! {
     /// Where a session stands (`/sys/class/iscsi_session/sessionN/state`).
     SessionPhase {
         /// It works.
@@ -96,71 +68,6 @@ words! {
         /// It is gone.
         Free = "FREE",
     }
-}
-
-/// A multipath map.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct MapState {
-    /// Its name: `/dev/mapper/NAME`.
-    pub name: String,
-    /// The disk.
-    pub wwid: String,
-    /// Its node: "dm-3".
-    pub node: String,
-    /// "off", "on", "120 chk", "12 sec": what happens to I/O when no path is left.
-    pub queueing: String,
-    /// Features as the kernel has them: "1 `queue_if_no_path`".
-    pub features: String,
-    /// I/O waits because somebody suspended the map.
-    pub suspended: bool,
-    /// Its path groups, the one in use first.
-    pub groups: Vec<GroupState>,
-}
-
-impl MapState {
-    /// All paths of all groups.
-    pub fn paths(&self) -> impl Iterator<Item = &PathInfo> {
-        self.groups.iter().flat_map(|group| &group.paths)
-    }
-
-    /// How many paths work.
-    #[must_use]
-    pub fn working(&self) -> usize {
-        self.paths().filter(|p| p.state == PathState::Active && p.checker != CheckerState::Faulty).count()
-    }
-}
-
-/// A path group.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct GroupState {
-    /// "active", "enabled", "disabled".
-    pub state: String,
-    /// Its priority.
-    pub priority: i64,
-    /// How I/O is spread over its paths: "service-time 0".
-    pub selector: String,
-    /// Its paths.
-    pub paths: Vec<PathInfo>,
-}
-
-/// One path.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct PathInfo {
-    /// Its device: "sdb".
-    pub device: String,
-    /// Its number: "8:16".
-    pub number: String,
-    /// Whether the kernel uses it.
-    pub state: PathState,
-    /// What the checker found.
-    pub checker: CheckerState,
-    /// Which checker that is: "directio"; "tur" is wrong for LIO.
-    pub checker_name: String,
-    /// The target it leads to.
-    pub target: String,
 }
 
 /// An iSCSI session of the kernel's initiator.
@@ -237,12 +144,6 @@ fn maybe_text<S: serde::Serializer>(value: &Option<Wwid>, serializer: S) -> Resu
     match value {
         Some(wwid) => serializer.serialize_some(wwid.as_str()),
         None => serializer.serialize_none(),
-    }
-}
-
-impl GroupState {
-    pub(crate) fn new(state: String, priority: i64, selector: String, paths: Vec<PathInfo>) -> Self {
-        Self { state, priority, selector, paths }
     }
 }
 

@@ -335,7 +335,7 @@ fn validate_disk(disk: &BackstoreSpec) -> Result<()> {
 }
 
 /// The disks of a pair by the one file that changes the access state of each; one for all of a group of backstores.
-fn flips<'a>(disks: impl Iterator<Item = (&'a BackstoreSpec, String)>) -> Vec<String> {
+fn flips(disks: Vec<(&BackstoreSpec, String)>) -> Vec<String> {
     let mut groups = BTreeMap::new();
     let mut files = Vec::new();
     for (disk, dir) in disks {
@@ -427,10 +427,10 @@ mod tests {
         let group = crate::LuGroup::new("units".parse().unwrap(), 5);
         let mut target = target();
         target.luns.values_mut().for_each(|disk| disk.lu_group = Some(group.clone()));
-        let dirs = || target.luns.values().zip(["a", "b"].map(str::to_owned));
+        let dirs = || target.luns.values().zip(["a", "b"].map(str::to_owned)).collect();
         assert_eq!(flips(dirs()), ["a/alua/ha/alua_access_state"]);
         target.luns.values_mut().for_each(|disk| disk.lu_group = None);
-        let dirs = target.luns.values().zip(["a", "b"].map(str::to_owned));
+        let dirs = target.luns.values().zip(["a", "b"].map(str::to_owned)).collect();
         assert_eq!(flips(dirs).len(), 2);
     }
 }

@@ -298,7 +298,7 @@ impl Lio {
             }
         };
         let disks = spec.luns.iter().map(|(lun, disk)| Ok((disk, dir(lun)?))).collect::<Result<Vec<_>>>()?;
-        Ok(flips(disks.into_iter()))
+        Ok(flips(disks))
     }
 
     /// Writes the state where it is another; says whether it was.

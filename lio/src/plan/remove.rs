@@ -127,7 +127,7 @@ pub(super) fn extras(state: &State, spec: &TargetSpec, group: &GroupState) -> Ve
     let acls: Vec<_> = group.acls.iter().collect();
     let unwanted = |name: &Iqn, seen: Lun, mapped: &MappedLunState| match spec.acls.get(name) {
         None => true,
-        Some(acl) => !spec.mapped(acl).contains_key(&seen) || shows_extra(mapped, spec),
+        Some(acl) => !spec.shows(acl, seen) || shows_extra(mapped, spec),
     };
     remove_mapped(&path, &acls, unwanted, &mut steps);
     for (name, acl) in acls.iter().filter(|(name, _)| !spec.acls.contains_key(*name)) {

@@ -419,6 +419,14 @@ impl TargetSpec {
         out
     }
 
+    /// Whether an initiator sees a LUN of this number.
+    pub(crate) fn shows(&self, acl: &AclSpec, seen: Lun) -> bool {
+        match &acl.luns {
+            Some(luns) => luns.contains_key(&seen),
+            None => self.luns.contains_key(&seen),
+        }
+    }
+
     /// The LUNs an initiator sees.
     pub(crate) fn mapped(&self, acl: &AclSpec) -> BTreeMap<Lun, MappedLunSpec> {
         match &acl.luns {

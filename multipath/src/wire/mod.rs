@@ -4,3 +4,6 @@ pub(crate) mod conf;
 pub(crate) mod iscsi;
 pub(crate) mod maps;
 pub(crate) mod record;
+pub(crate) mod reply;
+pub mod table;
+pub(crate) mod uevent;

@@ -150,8 +150,10 @@ impl Reader<'_> {
             false => Ok(None),
         };
         let text = |text: Option<String>| text.map(|text| text.trim().to_owned());
+        // The kernel exports none that is not enabled (target_fabric_port_link), and one that is exported stays so.
+        let enabled = !users.is_empty() || self.flag(format!("{path}/enable"))?;
         let mut state = shell(id, users);
-        state.enabled = self.flag(format!("{path}/enable"))?;
+        state.enabled = enabled;
         if spec.is_none() {
             state.alias = self.alias(&path)?;
         }

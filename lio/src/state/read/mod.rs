@@ -4,6 +4,7 @@ mod backstore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use host::tree::Kind;
 use host::{Iqn, Secret, Tree, TreeError};
@@ -447,7 +448,10 @@ impl Reader<'_> {
 /// Looks at many things, on as many threads as that is worth: with a few hundred LUNs it is the calls that take the time.
 fn side_by_side<T: Send, R: Send>(items: Vec<T>, look: impl Fn(T) -> Read<R> + Sync) -> Read<Vec<R>> {
     const WORTH_A_THREAD: usize = 32;
-    let threads = items.len().div_ceil(WORTH_A_THREAD).min(8);
+    // Nothing waits here but for a processor. The question reads files of its own (cgroup limits).
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    let threads = items.len().div_ceil(WORTH_A_THREAD).min(*PROCESSORS.get_or_init(processors));
     if threads <= 1 {
         return items.into_iter().map(look).collect();
     }

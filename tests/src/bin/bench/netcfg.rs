@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Cmd, Lab, Mode};
+use lab::{Cmd, Lab};
 
 use crate::Goal;
 use crate::report::Row;
@@ -21,15 +21,20 @@ const DUMP: Goal = Goal {
 };
 const CHECK: Goal = Goal {
     name: "nothing to do, 1000 VLANs (ms, warm): Netcfg::ensure vs ip -d -j link compared by python3",
+    ratio: 10.0,
+};
+/// The same look by the tool that has one: it compares what `/etc/network/interfaces` says with what is.
+const IFQUERY: Goal = Goal {
+    name: "nothing to do, 1000 VLANs (ms, warm): Netcfg::ensure vs ifquery --check of ifupdown2",
     ratio: 20.0,
 };
-pub(crate) const GOALS: [Goal; 4] = [BATCH, EACH, DUMP, CHECK];
+pub(crate) const GOALS: [Goal; 5] = [BATCH, EACH, DUMP, CHECK, IFQUERY];
 
 /// Runs all comparisons; rows are added as they are done.
 pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()> {
     let lab = Lab::new("bench-netcfg")?;
     lab.install(&programs.join("bench"))?;
-    let machine = lab.machine("n1").mode(Mode::Root).memory(1024).cpus(2).build()?;
+    let machine = lab.machine("n1").root("ifupdown2").memory(1024).cpus(2).build()?;
     lab.boot_all(std::slice::from_ref(&machine))?;
     // udevd would work for minutes on the events of what has been removed again.
     machine.sh("install /lab/bin/bench /usr/local/bin/; modprobe -a dummy 8021q; pkill -x systemd-udevd")?;
@@ -38,6 +43,7 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
     for (what, goals, runs) in [
         ("netcfg-create", &[BATCH][..], most),
         ("netcfg-same", &[DUMP, CHECK], most),
+        ("netcfg-ifquery", &[IFQUERY], runs),
         ("netcfg-each", &[EACH], runs),
     ] {
         let command = format!("bench --guest {what} --runs {runs} 2>&1");
@@ -63,7 +69,7 @@ pub(crate) mod guest {
     use crate::report::{say, timed};
     use std::process::{Command, Stdio};
 
-    use super::{BATCH, CHECK, Context, DUMP, EACH, Result, bail, ensure};
+    use super::{BATCH, CHECK, Context, DUMP, EACH, IFQUERY, Result, bail, ensure};
     use ::netcfg::{Deadline, Host, LinkSpec, NetSpec, Netcfg};
     use host::nl::{Message, Protocol};
 
@@ -178,12 +184,39 @@ pub(crate) mod guest {
         Ok(())
     }
 
+    fn ifquery(runs: u32) -> Result<()> {
+        let (net, spec) = (Netcfg::on(&Host::live())?, spec()?);
+        fresh()?;
+        net.ensure(&spec)?;
+        all_there(&net)?;
+        let stanza =
+            |id| format!("auto p0.{id}\niface p0.{id} inet manual\n\tvlan-raw-device p0\n\tvlan-id {id}\n");
+        std::fs::write("/var/tmp/interfaces", (1..=COUNT).map(stanza).collect::<Vec<_>>().join("\n"))?;
+        const QUERY: [&str; 5] = ["ifquery", "--check", "-a", "-i", "/var/tmp/interfaces"];
+        let found = Command::new("ifquery").args(&QUERY[1..]).stdin(Stdio::null()).output()?;
+        let passed = String::from_utf8_lossy(&found.stdout).matches("[pass]").count();
+        ensure!(passed >= usize::from(COUNT), "ifquery finds {passed} VLANs to be as they should");
+        for round in 0..=runs {
+            let ours = timed(|| {
+                ensure!(!net.ensure(&spec)?, "there was something to do");
+                Ok(())
+            })?;
+            let peer = timed(|| tool(&QUERY))?;
+            if round > 0 {
+                say(&IFQUERY, "ours", ours);
+                say(&IFQUERY, "peer", peer);
+            }
+        }
+        Ok(())
+    }
+
     /// One part.
     pub(crate) fn run(what: &str, runs: u32) -> Result<()> {
         match what {
             "netcfg-create" => create(runs),
             "netcfg-each" => each(runs),
             "netcfg-same" => same(runs),
+            "netcfg-ifquery" => ifquery(runs),
             other => bail!("there is no part {other}"),
         }
     }
