@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod initiator;
 mod irqaff;
 mod lio;
 mod luks;
@@ -67,6 +68,7 @@ const GROUPS: &[Group] = &[
     Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
     Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
+    Group { name: "initiator", rows: &initiator::GOALS, run: initiator::run },
     Group { name: "irqaff", rows: &irqaff::GOALS, run: irqaff::run },
     Group { name: "multipath", rows: &multipath::GOALS, run: multipath::run },
 ];
@@ -89,6 +91,7 @@ fn run(cli: &Cli) -> Result<bool> {
             Some(("lio", _)) => lio::guest::run,
             Some(("irqaff", _)) => irqaff::guest::run,
             Some(("multipath", _)) => multipath::guest::run,
+            Some(("initiator", _)) => initiator::guest::run,
             _ => drbd::guest::run,
         };
         return part(what, cli.runs).map(|()| true);
