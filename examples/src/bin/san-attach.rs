@@ -1,6 +1,9 @@
 //! Attaches a target's disk over several portals, or detaches it: the hypervisor's half.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
+#[path = "san-attach/vg.rs"]
+mod vg;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
-use multipath::{AttachSpec, Chap, Deadline, Host, Initiator, Iqn, Patience, Secret};
+use multipath::{
+    AttachSpec, Chap, Deadline, DetachSpec, Force, Host, Initiator, Iqn, Patience, Persistence, Secret,
+};
 
 /// Attach a disk of an iSCSI target over all its portals, as one multipath device; or detach it.
 #[derive(Debug, Parser)]
@@ -19,9 +24,9 @@ struct Cli {
     /// A portal (address:port), once for each path. With one portal only, the others are discovered through it.
     #[arg(long = "portal", short = 'p')]
     portals: Vec<SocketAddr>,
-    /// The disk's number at the target.
-    #[arg(long, default_value_t = 0)]
-    lun: u16,
+    /// The disk's number at the target; without it, disk 0 is attached, or all disks are detached.
+    #[arg(long)]
+    lun: Option<u16>,
     /// CHAP user.
     #[arg(long, requires = "secret_file")]
     user: Option<String>,
@@ -31,12 +36,20 @@ struct Cli {
     /// Settings for a target that moves between two nodes: pings every second, steady retransmission, a connection given time to be made.
     #[arg(long)]
     failover: bool,
+    /// Attach again at each start of this machine.
+    #[arg(long)]
+    persistent: bool,
     /// Detach instead.
     #[arg(long, short = 'd')]
     detach: bool,
+    /// With --detach: also where no path works any more; what is not written yet is lost.
+    #[arg(long, requires = "detach")]
+    force: bool,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
+    #[command(flatten)]
+    vg: vg::Words,
 }
 
 fn main() -> ExitCode {
@@ -50,12 +63,24 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    if let Some(unit) = cli.vg.unit() {
+        print!("{unit}");
+        return Ok(());
+    }
     let started = Instant::now();
     let deadline = Deadline::after(Duration::from_secs(cli.timeout));
     let host = Host::live();
     let initiator = Initiator::on(&host)?;
     if cli.detach {
-        let was = initiator.detach(&cli.target, deadline)?;
+        cli.vg.leave(&host)?;
+        let mut spec = DetachSpec::new(cli.target.clone());
+        if let Some(lun) = cli.lun {
+            spec = spec.with_lun(lun);
+        }
+        if cli.force {
+            spec = spec.with_force(Force::DeadPaths);
+        }
+        let was = !initiator.detach_by(&spec, deadline)?.is_empty();
         println!("{} {}", cli.target, if was { "detached" } else { "was not attached" });
         return Ok(());
     }
@@ -70,9 +95,12 @@ fn run(cli: Cli) -> Result<()> {
             portals = found.portals.into_iter().map(|(portal, _)| portal).collect();
         }
     }
-    let mut spec = AttachSpec::new(cli.target.clone(), portals).with_lun(cli.lun);
+    let mut spec = AttachSpec::new(cli.target.clone(), portals).with_lun(cli.lun.unwrap_or(0));
     if let Some(chap) = chap {
         spec = spec.with_chap(chap);
+    }
+    if cli.persistent {
+        spec = spec.with_persistence(Persistence::Always);
     }
     if cli.failover {
         spec = spec.with_patience(Patience::failover());
@@ -89,7 +117,7 @@ fn run(cli: Cli) -> Result<()> {
     );
     disk.paths.iter().for_each(|(portal, device)| println!("  {device} through {portal}"));
     disk.missing.iter().for_each(|(portal, why)| println!("  nothing through {portal}: {why}"));
-    Ok(())
+    cli.vg.share(&host, initiator.multipath(), &disk.device)
 }
 
 /// Makes the kernel repeat what is not acknowledged every 0.2 s, six times, before it begins to double the time (for connections with few

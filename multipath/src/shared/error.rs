@@ -56,6 +56,16 @@ pub enum Error {
         /// What lvm said.
         said: String,
     },
+    /// sanlock may not open the volume with the locks.
+    #[error(
+        "sanlock cannot open lvmlock of group {vg} ({said}); block devices must be open to its user: group disk, mode 0660"
+    )]
+    NoAccess {
+        /// The group.
+        vg: String,
+        /// What lvm said.
+        said: String,
+    },
     /// The global lock is in a group that is not started here.
     #[error("the global lock is in another group that is not started here; start that group first ({said})")]
     GlobalLockElsewhere {

@@ -34,7 +34,7 @@ const REPORT: &[&str] = &[
     "--configreport",
     "lv",
     "-o",
-    "lv_name,lv_uuid,lv_size,lv_active,lv_device_open,lv_lockargs,devices",
+    "lv_name,lv_uuid,lv_size,lv_active,lv_device_open,lv_lockargs",
     "--configreport",
     "pvseg",
     "-o",
@@ -42,7 +42,7 @@ const REPORT: &[&str] = &[
     "--configreport",
     "seg",
     "-o",
-    "segtype",
+    "lv_uuid,seg_start,devices",
 ];
 /// The size of a lease's area on disks with sectors of 512 bytes; 2000 hosts' leases fit, too.
 const AREA: u64 = 1 << 20;
@@ -69,10 +69,6 @@ fn group(part: &lvm::Part, spaces: &[LockspaceState]) -> std::result::Result<VgS
     for row in part.rows("lv") {
         let shown = row.text("lv_name")?;
         let uuid = row.text("lv_uuid")?;
-        // One line for each segment.
-        if lvs.iter().any(|lv| lv.uuid == uuid) {
-            continue;
-        }
         // What is hidden is shown in brackets: "[lvmlock]".
         let hidden = shown.starts_with('[');
         let lv_name = shown.trim_matches(['[', ']']);
@@ -84,7 +80,7 @@ fn group(part: &lvm::Part, spaces: &[LockspaceState]) -> std::result::Result<VgS
             open: row.text("lv_device_open")? == "open",
             lock: space.and_then(|space| space.lv_mode(uuid)).cloned(),
             lock_args: row.text("lv_lockargs")?.to_owned(),
-            devices: row.text("devices")?.to_owned(),
+            devices: first_segment(part, uuid)?.to_owned(),
             path: PathBuf::from(mapper_path(name, lv_name)),
         };
         match (lv_name, hidden) {
@@ -117,6 +113,16 @@ fn group(part: &lvm::Part, spaces: &[LockspaceState]) -> std::result::Result<VgS
         lvs,
         lvmlock,
     })
+}
+
+/// Where a volume begins. One that has no segments (none is known) begins nowhere.
+fn first_segment<'a>(part: &'a lvm::Part, uuid: &str) -> std::result::Result<&'a str, String> {
+    for row in part.rows("seg") {
+        if row.text("lv_uuid")? == uuid && row.bytes("seg_start")?.0 == 0 {
+            return row.text("devices");
+        }
+    }
+    Ok("")
 }
 
 impl Tools {

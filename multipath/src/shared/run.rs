@@ -54,11 +54,18 @@ pub(super) fn explain(vg: &str, lv: Option<&str>, source: exec::Error) -> Error 
     let (said, vg_name) = (stderr.clone(), vg.to_owned());
     let group = || format!("group {vg}");
     let volume = || lv.map_or_else(group, |lv| format!("volume {vg}/{lv}"));
+    // First: who only reads is told beside it that lvmlockd does not run.
+    if stderr.contains(&format!("Volume group \"{vg}\" not found")) {
+        return Error::NotFound { object: group() };
+    }
     if has(&["LV locked by other host"]) {
         return Error::Held { volume: lv.map_or(vg_name, |lv| format!("{vg}/{lv}")), holders: Vec::new() };
     }
     if has(&["storage failed for sanlock leases", "storage errors for sanlock leases"]) {
         return Error::LeasesLost { vg: vg_name, said };
+    }
+    if has(&["init failed: -19", "sanlock cannot open device"]) {
+        return Error::NoAccess { vg: vg_name, said };
     }
     if has(&["lock start in progress", "lockspace is starting"]) {
         return Error::Starting { vg: vg_name };
@@ -96,9 +103,6 @@ pub(super) fn explain(vg: &str, lv: Option<&str>, source: exec::Error) -> Error 
     }
     if has(&["Failed to find logical volume"]) {
         return Error::NotFound { object: volume() };
-    }
-    if stderr.contains(&format!("Volume group \"{vg}\" not found")) {
-        return Error::NotFound { object: group() };
     }
     if has(&[" in use.", "is used by another device", "contains a filesystem in use"]) {
         return Error::Busy { volume: volume(), users: "an open file, mount or device".to_owned() };
