@@ -179,7 +179,7 @@ fn redirects_in_a_circle_and_without_end_are_refused() -> Outcome {
 #[test]
 fn hostile_portals_come_to_an_end() -> Outcome {
     for (fault, words) in [
-        (Fault::HangUp, "cannot be reached"),
+        (Fault::HangUp, "it wants CHAP"),
         (Fault::HugePdu, "more than the"),
         (Fault::WrongOpcode, "opcode 0x25"),
         (Fault::WrongTask, "which is not ours"),
@@ -200,6 +200,9 @@ fn hostile_portals_come_to_an_end() -> Outcome {
     }
     let polite = portal()?.with_fault(Fault::OnePing);
     assert_eq!(discover_by(&polite.spec(), &me(), soon())?.len(), 1, "a ping is answered");
+    let asks = portal()?.with_fault(Fault::Proposes);
+    assert_eq!(discover_by(&asks.spec(), &me(), soon())?.len(), 1, "what it proposes is answered");
+    assert!(probe(&asks.spec(), &me(), &target(), soon())?.status.is_success());
     Ok(())
 }
 

@@ -104,7 +104,7 @@ fn prepare() -> Result<Initiator, Failed> {
                 mkdir -p $C/core/iblock_7$n/ini$n
                 echo -n "udev_path=/dev/mapper/ini$n" > $C/core/iblock_7$n/ini$n/control
                 echo 1 > $C/core/iblock_7$n/ini$n/enable
-                echo -n "0000000000000000000000000000017$n" > $C/core/iblock_7$n/ini$n/wwn/vpd_unit_serial
+                echo -n "17${{n}}a0000-0000-4000-8000-000000000000" > $C/core/iblock_7$n/ini$n/wwn/vpd_unit_serial
             done
             mkdir -p $C/iscsi/{TARGET} {TPG}
             for n in 0 1; do
@@ -410,7 +410,7 @@ fn adopted() -> Outcome {
     let initiator = prepare()?;
     // By hand: one portal, its record, all disks of the target; no map, for nobody put them on multipathd's list.
     sh(&format!(
-        "sed -i '/0000000017/d' /etc/multipath/wwids 2>/dev/null || :; \
+        "sed -i '/6001405170a/d' /etc/multipath/wwids 2>/dev/null || :; \
          iscsiadm -m node -T {TARGET} -p {p} -o new >/dev/null; \
          iscsiadm -m node -T {TARGET} -p {p} -o update -n node.session.queue_depth -v 64; \
          iscsiadm -m node -T {TARGET} -p {p} --login >/dev/null",
@@ -478,9 +478,14 @@ fn resize() -> Outcome {
     let size = sh(&format!("blockdev --getsize64 {}", disk.device.display()))?;
     assert_eq!(size.trim(), (96 << 20).to_string());
     table(131_072)?;
-    let error = initiator.resize(&disk.wwid, soon(20)).expect_err("smaller");
+    let smaller = initiator.resize(&disk.wwid, soon(20));
+    // Else whoever looks at the map's end gets no answer that it understands, and asks for ever.
+    table(196_608)?;
+    let error = smaller.expect_err("smaller");
     assert!(error.to_string().contains("nothing was changed"), "{error}");
+    assert_eq!(initiator.resize(&disk.wwid, soon(20))?.after, 96 << 20);
     initiator.detach(&target(), soon(30))?;
+    table(131_072)?;
     Ok(())
 }
 

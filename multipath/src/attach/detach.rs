@@ -14,7 +14,7 @@ use crate::spec::{DetachSpec, Force};
 use crate::state::{DiskState, SessionState};
 
 /// How long scanners may have a map open before they are said to use it.
-const SCAN: Duration = Duration::from_secs(3);
+const SCAN: Duration = Duration::from_secs(10);
 
 /// What a detach took away. Empty where nothing was there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -31,6 +31,8 @@ pub enum Fault {
     HugePdu,
     /// Answers with another opcode.
     WrongOpcode,
+    /// Proposes keys of its own and does not let in who leaves them unanswered, as LIO does: no misbehaviour, but often forgotten.
+    Proposes,
     /// Answers another task.
     WrongTask,
     /// Rejects what it was sent.
@@ -333,6 +335,23 @@ impl Portal {
                 _ => break,
             }
             question = self.receive()?;
+        }
+        if self.fault() == Some(Fault::Proposes) {
+            let asks = iscsi::text(&[
+                ("MaxBurstLength", "131072"),
+                ("IFMarkInt", "8,16"),
+                ("X-lab", "1"),
+                ("TargetAlias", "p"),
+            ]);
+            self.answer(&question, iscsi::LOGIN_RESPONSE, 1 << 2, asks)?;
+            question = self.receive()?;
+            let keys = iscsi::pairs(&question.data);
+            let is_answered = [("IFMarkInt", "8"), ("X-lab", "NotUnderstood")]
+                .iter()
+                .all(|(key, value)| keys.get(*key).is_some_and(|said| said == value));
+            if !is_answered || keys.contains_key("TargetAlias") {
+                return self.refuse(&question, 2, 0, vec![]);
+            }
         }
         let words = [("TargetPortalGroupTag", "1"), ("TargetAlias", "fake"), ("HeaderDigest", "None")];
         self.answer(&question, iscsi::LOGIN_RESPONSE, 0x80 | 1 << 2 | 3, iscsi::text(&words))?;

@@ -65,12 +65,22 @@ const OPERATIONAL: &[(&str, &str)] = &[
     ("DataDigest", "None"),
     ("DefaultTime2Wait", "0"),
     ("DefaultTime2Retain", "0"),
+    ("IFMarker", "No"),
+    ("OFMarker", "No"),
     ("ErrorRecoveryLevel", "0"),
     ("MaxRecvDataSegmentLength", "262144"),
 ];
 /// What a session that carries I/O says besides.
-const NORMAL: &[(&str, &str)] =
-    &[("InitialR2T", "Yes"), ("ImmediateData", "No"), ("MaxConnections", "1"), ("MaxOutstandingR2T", "1")];
+const NORMAL: &[(&str, &str)] = &[
+    ("InitialR2T", "Yes"),
+    ("ImmediateData", "No"),
+    ("MaxConnections", "1"),
+    ("MaxOutstandingR2T", "1"),
+    ("MaxBurstLength", "262144"),
+    ("FirstBurstLength", "65536"),
+    ("DataPDUInOrder", "Yes"),
+    ("DataSequenceInOrder", "Yes"),
+];
 
 // Stages: security 0, operational 1, full feature 3. Bit 7: ready to move on to the stage in bits 0 and 1.
 const SECURITY: u8 = 0;
@@ -78,6 +88,36 @@ const SECURITY_TO_OPERATIONAL: u8 = 0x80 | 1;
 const OPERATIONAL_TO_FULL: u8 = 0x80 | 1 << 2 | 3;
 /// The other side has more to say in this step.
 const CONTINUES: u8 = 0x40;
+
+fn is_hang_up(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+/// What we say to keys that the target proposes of its own accord, as LIO does: we take what it wants, for nothing depends on it here.
+fn answers(said: &Keys, offered: &[&str]) -> Vec<(String, String)> {
+    // Told, not asked (RFC 7143, chapter 13: declarative keys), and answers to what we said.
+    const DECLARED: [&str; 6] = [
+        "TargetAlias",
+        "InitiatorAlias",
+        "TargetAddress",
+        "TargetPortalGroupTag",
+        "MaxRecvDataSegmentLength",
+        "AuthMethod",
+    ];
+    const ANSWERS: [&str; 3] = ["Reject", "NotUnderstood", "Irrelevant"];
+    let asked = said.iter().filter(|(key, value)| {
+        let is_told = DECLARED.contains(&key.as_str()) || key.starts_with("CHAP_");
+        !is_told && !offered.contains(&key.as_str()) && !ANSWERS.contains(&value.as_str())
+    });
+    asked
+        .map(|(key, value)| match key.starts_with("X-") || key.starts_with("X#") {
+            true => (key.clone(), "NotUnderstood".to_owned()),
+            // Of a list of choices the first; of a number or a yes or no, itself.
+            false => (key.clone(), value.split(',').next().unwrap_or_default().to_owned()),
+        })
+        .collect()
+}
 
 impl Session {
     pub(crate) fn over(
@@ -210,9 +250,15 @@ impl Session {
             None => opening.push(("SessionType", "Discovery")),
             Some(target) => opening.extend([("SessionType", "Normal"), ("TargetName", target.as_str())]),
         }
-        let (mut keys, flags) = match self.step(SECURITY_TO_OPERATIONAL, &opening)? {
-            Step::Next { keys, flags } => (keys, flags),
-            Step::End(outcome) => return Ok(outcome),
+        let (mut keys, flags) = match self.step(SECURITY_TO_OPERATIONAL, &opening) {
+            Ok(Step::Next { keys, flags }) => (keys, flags),
+            Ok(Step::End(outcome)) => return Ok(outcome),
+            // LIO does not answer who offers no CHAP where it wants it (iscsi_target_parameters.c: "contains no valid values").
+            Err(Error::Portal { source, .. }) if spec.chap.is_none() && is_hang_up(&source) => {
+                return Err(self
+                    .broken("it hung up on a login without CHAP; it wants CHAP, give a user and a secret"));
+            }
+            Err(error) => return Err(error),
         };
         let authentication = match (keys.get("AuthMethod").map(String::as_str), &spec.chap) {
             (Some("CHAP"), Some(chap)) => match self.prove(chap, spec)? {
@@ -236,14 +282,19 @@ impl Session {
                 return Err(self.broken(format!("it chose {:?}, which was not offered", cut(other))));
             }
         };
-        let mut words = OPERATIONAL.to_vec();
+        let mut offered: Vec<&str> = OPERATIONAL.iter().map(|(key, _)| *key).collect();
+        let mut words: Vec<(String, String)> =
+            OPERATIONAL.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         if wanted.target.is_some() {
-            words.extend(NORMAL);
+            offered.extend(NORMAL.iter().map(|(key, _)| *key));
+            words.extend(NORMAL.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         }
         for _ in 0..MAX_ROUNDS {
-            match self.step(OPERATIONAL_TO_FULL, &words)? {
+            let pairs: Vec<_> = words.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            match self.step(OPERATIONAL_TO_FULL, &pairs)? {
                 Step::End(outcome) => return Ok(outcome),
                 Step::Next { keys: more, flags } => {
+                    words = answers(&more, &offered);
                     keys.extend(more);
                     if flags & 0x80 != 0 && flags & 3 == 3 {
                         keys.retain(|key, _| !key.starts_with("CHAP_"));
@@ -253,8 +304,6 @@ impl Session {
                     }
                 }
             }
-            // Some targets take more than one round to agree; there is nothing left for us to say.
-            words.clear();
         }
         Err(self.broken("the login does not end"))
     }
