@@ -75,6 +75,46 @@ pub enum Error {
         /// What iscsiadm said.
         source: host::exec::Error,
     },
+    /// Logging out through iscsiadm failed.
+    #[error("cannot log out of {target} (session {session})")]
+    Logout {
+        /// The target.
+        target: Iqn,
+        /// The session's number.
+        session: u32,
+        /// What iscsiadm said.
+        source: host::exec::Error,
+    },
+    /// A target does not show the disk that was asked for.
+    #[error(
+        "{target} shows no LUN {lun} to us through {portal}; it shows {seen}. Is it mapped in the target's ACL?"
+    )]
+    NoLun {
+        /// The target.
+        target: Iqn,
+        /// The portal.
+        portal: SocketAddr,
+        /// The number that was asked for.
+        lun: u16,
+        /// What it shows: the numbers of the disks that are there, or "nothing".
+        seen: String,
+    },
+    /// A map has no working path, and what waits in it would wait for ever.
+    #[error(
+        "{object} has no working path, so what is written last cannot be kept; bring a path back, or detach by force and lose it"
+    )]
+    NoPath {
+        /// The map.
+        object: String,
+    },
+    /// Something failed, and taking back what was done so far failed, too.
+    #[error("what was done before the failure could not all be taken back; left are: {left}")]
+    NotUndone {
+        /// What is left, and why.
+        left: String,
+        /// What failed first.
+        source: Box<Self>,
+    },
     /// A path shows another disk than the others or than was asked for.
     #[error(
         "{device} at {target} is disk {found}, not {expected}; the target's LUN was exchanged, nothing was attached"
@@ -167,6 +207,7 @@ impl Error {
             | Self::Mapper { source, .. } => source.raw_os_error(),
             Self::Tree(source) => source.errno(),
             Self::Events(source) => source.errno(),
+            Self::NotUndone { source, .. } => source.errno(),
             _ => None,
         }
     }
@@ -181,13 +222,14 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::Locked(_)
             | Self::Busy { .. } => true,
+            Self::NotUndone { source, .. } => source.is_retryable(),
             Self::Daemon { reply, .. } => reply.is_retryable(),
             Self::Mapper { source, .. } => {
                 matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::EAGAIN))
             }
             // Class 3 is the target's trouble and passes; class 2 is ours and does not.
             Self::Login { status, .. } => status.0 == 3,
-            Self::Iscsiadm { source, .. } => {
+            Self::Iscsiadm { source, .. } | Self::Logout { source, .. } => {
                 source.is_retryable() || matches!(source.code(), Some(4 | 8 | 11 | 28 | 29 | 33))
             }
             _ => false,

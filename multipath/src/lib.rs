@@ -20,13 +20,12 @@
 //!
 //! Attaching needs root, running `multipathd` and `iscsid`; listing needs neither root nor iscsid; discovery needs nothing but TCP.
 //! [`Initiator::topology`] joins maps, sessions and network cards and judges them; [`Kernel::watch`] tells what happens to them.
-//!
-//! Not yet: binding of sessions to interfaces.
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attach;
 mod chap;
+mod check;
 pub mod daemon;
 mod discovery;
 mod error;
@@ -35,6 +34,7 @@ pub mod fake;
 mod kernel;
 mod name;
 mod operate;
+mod records;
 mod session;
 #[cfg(feature = "lvm")]
 pub mod shared;
@@ -49,9 +49,13 @@ mod topology;
 mod watch;
 mod wire;
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
+pub use attach::{Detached, Holder, Orphan, Resized};
+pub use check::{Finding, Profile};
 pub use daemon::{Client, Command};
 pub use discovery::{Authentication, LoginStatus, Probe, Redirect};
 pub use error::{Error, Result};
@@ -60,7 +64,11 @@ pub use kernel::{Kernel, WhenNoPath};
 #[cfg(feature = "embedded")]
 pub use kernel::{MapSpec, Paths};
 pub use name::{Format, MapName, PathName, may_be_same};
-pub use spec::{AttachSpec, Chap, ChapDigest, Patience, PortalSpec, Required};
+pub use records::{IfaceState, NodeSpec, NodeState, Records, Scan, Startup};
+pub use session::{ConnectionState, Negotiated, SessionTimeouts};
+pub use spec::{
+    AttachSpec, Chap, ChapDigest, DetachSpec, Force, Patience, Persistence, PortalSpec, Required,
+};
 pub use state::{
     Attached, CheckerState, Counters, DeviceState, Discovered, DiskState, Failback, GroupPhase, GroupState,
     Hctl, MapState, PathInfo, PathState, Queueing, SessionPhase, SessionState,
@@ -150,6 +158,9 @@ impl Multipath {
 pub struct Initiator {
     host: Host,
     multipath: Multipath,
+    /// How a map is read for a test, and flushed: a fake machine has no devices.
+    reads: fn(&Path) -> io::Result<()>,
+    flushes: fn(&Path) -> io::Result<()>,
 }
 
 impl Initiator {
@@ -166,7 +177,8 @@ impl Initiator {
     /// # Errors
     /// As [`Multipath::on`].
     pub fn on(host: &Host) -> Result<Self> {
-        Ok(Self { host: host.clone(), multipath: Multipath::on(host)? })
+        let (reads, flushes) = (attach::read_direct, attach::flush);
+        Ok(Self { host: host.clone(), multipath: Multipath::on(host)?, reads, flushes })
     }
 
     /// The maps of the same machine.

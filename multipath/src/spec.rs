@@ -1,5 +1,6 @@
 //! What is wanted: a target's disk over several portals, and how patient the initiator is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -255,6 +256,70 @@ pub struct AttachSpec {
     pub patience: Patience,
     /// How many portals must work; default all.
     pub required: Required,
+    /// The digests of CHAP, the preferred one first; default those of `iscsid.conf` (Debian: MD5).
+    pub digests: Option<Vec<ChapDigest>>,
+    /// The interfaces that sessions are bound to, by portal; default none, the kernel's routes.
+    pub interfaces: BTreeMap<SocketAddr, IfName>,
+    /// Whether it is attached again after a restart; default not.
+    pub persistence: Persistence,
+}
+
+/// Whether an attached disk comes back after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Persistence {
+    /// Until the machine is restarted. Only the disk that was asked for appears.
+    #[default]
+    ThisBoot,
+    /// Again at each start: `node.startup` is automatic, the disk's identifier is in multipathd's list, and the order is that of the
+    /// distribution's units (multipathd before iscsid, both before `remote-fs`). At a start nobody asks for single disks, so all that the target
+    /// shows appear.
+    Always,
+}
+
+/// A disk, or all disks of a target, that are to be detached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DetachSpec {
+    /// The target.
+    pub target: Iqn,
+    /// The number of the disk at the target; default all of them.
+    pub lun: Option<u16>,
+    /// What to do where no path works any more.
+    pub force: Force,
+}
+
+impl DetachSpec {
+    /// All disks of a target, the safe way.
+    #[must_use]
+    pub fn new(target: Iqn) -> Self {
+        Self { target, lun: None, force: Force::Never }
+    }
+
+    /// Detaches one disk only, and logs out only where none is left.
+    #[must_use]
+    pub fn with_lun(mut self, lun: u16) -> Self {
+        self.lun = Some(lun);
+        self
+    }
+
+    /// Sets what to do where no path works.
+    #[must_use]
+    pub fn with_force(mut self, force: Force) -> Self {
+        self.force = force;
+        self
+    }
+}
+
+/// Whether a disk without a working path is detached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Force {
+    /// No: what was written last waits in the map for a path.
+    #[default]
+    Never,
+    /// Yes: what waits in the map fails, and is lost. A map that somebody uses is not detached even so.
+    DeadPaths,
 }
 
 /// How many portals must work for an attach to succeed.
@@ -281,6 +346,9 @@ impl AttachSpec {
             wwid: None,
             patience: Patience::default(),
             required: Required::All,
+            digests: None,
+            interfaces: BTreeMap::new(),
+            persistence: Persistence::ThisBoot,
         }
     }
 
@@ -324,6 +392,52 @@ impl AttachSpec {
     pub fn with_required(mut self, required: Required) -> Self {
         self.required = required;
         self
+    }
+
+    /// Sets the digests of CHAP, the preferred one first.
+    #[must_use]
+    pub fn with_digests(mut self, digests: impl IntoIterator<Item = ChapDigest>) -> Self {
+        self.digests = Some(digests.into_iter().collect());
+        self
+    }
+
+    /// Binds the session through a portal to a network interface.
+    #[must_use]
+    pub fn with_interface(mut self, portal: SocketAddr, interface: IfName) -> Self {
+        self.interfaces.insert(portal, interface);
+        self
+    }
+
+    /// Sets whether it is attached again after a restart.
+    #[must_use]
+    pub fn with_persistence(mut self, persistence: Persistence) -> Self {
+        self.persistence = persistence;
+        self
+    }
+
+    /// What is wrong with it, before anything is done.
+    pub(crate) fn check(&self) -> Result<(), crate::Error> {
+        let wrong = |reason: String| Err(crate::Error::Invalid { object: self.to_string(), reason });
+        if self.portals.is_empty() {
+            return wrong("give at least one portal".to_owned());
+        }
+        for (n, portal) in self.portals.iter().enumerate() {
+            if self.portals.iter().skip(n + 1).any(|other| other == portal) {
+                return wrong(format!(
+                    "the portal {portal} is given twice; a second path needs a portal of its own"
+                ));
+            }
+        }
+        if let Some(portal) = self.interfaces.keys().find(|portal| !self.portals.contains(portal)) {
+            return wrong(format!("an interface is given for {portal}, which is none of the portals"));
+        }
+        match (&self.chap, &self.target_chap) {
+            (None, Some(_)) => wrong("mutual CHAP needs our own user and secret, too".to_owned()),
+            (Some(ours), Some(theirs)) if ours.secret == theirs.secret => {
+                wrong("the two secrets of mutual CHAP must differ (RFC 7143, 9.2.1)".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn needed(&self) -> usize {

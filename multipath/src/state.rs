@@ -50,13 +50,12 @@ macro_rules! words {
         }
 
         impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.as_str())
             }
         }
     };
 }
-
 pub(crate) use words;
 
 words! {
@@ -88,6 +87,30 @@ pub struct SessionState {
     pub recovery: Option<u32>,
     /// Its disks.
     pub disks: Vec<DiskState>,
+    /// The portal group.
+    pub tag: Option<u16>,
+    /// The number of its SCSI host ("host3") and its target there: `H:0:T:L`.
+    pub host: Option<u32>,
+    /// The number of the target at the host; mostly 0.
+    pub target_id: u32,
+    /// The interface record it was made with: "default", or a name of `/etc/iscsi/ifaces`.
+    pub iface: Option<String>,
+    /// The network interface it is bound to; `None` where the route decides.
+    pub interface: Option<String>,
+    /// Our address of the connection.
+    pub local: Option<std::net::IpAddr>,
+    /// The name we logged in with.
+    pub initiator: Option<String>,
+    /// The CHAP user we logged in with.
+    pub chap_user: Option<String>,
+    /// The CHAP user that the target had to prove to be.
+    pub target_chap_user: Option<String>,
+    /// What target and initiator agreed on.
+    pub negotiated: crate::session::Negotiated,
+    /// How long commands and resets may take.
+    pub timeouts: crate::session::SessionTimeouts,
+    /// Its connections; open-iscsi makes one.
+    pub connections: Vec<crate::session::ConnectionState>,
 }
 
 /// A SCSI disk of a session.
@@ -101,6 +124,16 @@ pub struct DiskState {
     /// Its identifier; `None` if the target gives none.
     #[serde(serialize_with = "maybe_text")]
     pub wwid: Option<Wwid>,
+    /// Where the kernel has it: "3:0:0:1".
+    pub address: String,
+    /// "running", "offline", "transport-offline", "blocked": what the SCSI layer does with its commands.
+    pub state: String,
+    /// Its size in bytes; 0 if it is not known yet.
+    pub size: u64,
+    /// Who made it: "LIO-ORG".
+    pub vendor: String,
+    /// What it is called there.
+    pub model: String,
 }
 
 fn as_text<S: serde::Serializer>(value: &Iqn, serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
-use multipath::{AttachSpec, Chap, Deadline, Host, Initiator, Iqn, Patience, Secret};
+use multipath::{
+    AttachSpec, Chap, Deadline, DetachSpec, Force, Host, Initiator, Iqn, Patience, Persistence, Secret,
+};
 
 /// Attach a disk of an iSCSI target over all its portals, as one multipath device; or detach it.
 #[derive(Debug, Parser)]
@@ -22,9 +24,9 @@ struct Cli {
     /// A portal (address:port), once for each path. With one portal only, the others are discovered through it.
     #[arg(long = "portal", short = 'p')]
     portals: Vec<SocketAddr>,
-    /// The disk's number at the target.
-    #[arg(long, default_value_t = 0)]
-    lun: u16,
+    /// The disk's number at the target; without it, disk 0 is attached, or all disks are detached.
+    #[arg(long)]
+    lun: Option<u16>,
     /// CHAP user.
     #[arg(long, requires = "secret_file")]
     user: Option<String>,
@@ -34,9 +36,15 @@ struct Cli {
     /// Settings for a target that moves between two nodes: pings every second, steady retransmission, a connection given time to be made.
     #[arg(long)]
     failover: bool,
+    /// Attach again at each start of this machine.
+    #[arg(long)]
+    persistent: bool,
     /// Detach instead.
     #[arg(long, short = 'd')]
     detach: bool,
+    /// With --detach: also where no path works any more; what is not written yet is lost.
+    #[arg(long, requires = "detach")]
+    force: bool,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -65,7 +73,14 @@ fn run(cli: Cli) -> Result<()> {
     let initiator = Initiator::on(&host)?;
     if cli.detach {
         cli.vg.leave(&host)?;
-        let was = initiator.detach(&cli.target, deadline)?;
+        let mut spec = DetachSpec::new(cli.target.clone());
+        if let Some(lun) = cli.lun {
+            spec = spec.with_lun(lun);
+        }
+        if cli.force {
+            spec = spec.with_force(Force::DeadPaths);
+        }
+        let was = !initiator.detach_by(&spec, deadline)?.is_empty();
         println!("{} {}", cli.target, if was { "detached" } else { "was not attached" });
         return Ok(());
     }
@@ -80,9 +95,12 @@ fn run(cli: Cli) -> Result<()> {
             portals = found.portals.into_iter().map(|(portal, _)| portal).collect();
         }
     }
-    let mut spec = AttachSpec::new(cli.target.clone(), portals).with_lun(cli.lun);
+    let mut spec = AttachSpec::new(cli.target.clone(), portals).with_lun(cli.lun.unwrap_or(0));
     if let Some(chap) = chap {
         spec = spec.with_chap(chap);
+    }
+    if cli.persistent {
+        spec = spec.with_persistence(Persistence::Always);
     }
     if cli.failover {
         spec = spec.with_patience(Patience::failover());

@@ -50,11 +50,13 @@ impl SharedVg {
         }
         command.extend([self.name.as_str(), path]);
         log::debug!("multipath: create group {} on {path}", self.name);
-        let outcome = self
-            .tools
-            .change(self.name.as_str(), None, &command, deadline)
-            .and_then(|()| self.joined(deadline))
-            .and_then(|()| self.existing(deadline));
+        match self.tools.change(self.name.as_str(), None, &command, deadline) {
+            // Another host made it meanwhile: it is not ours to remove.
+            Err(error @ Error::AlreadyExists { .. }) => return Err(self.tools.undone(error, &started)),
+            Err(error) => return Err(self.uncreate(error, path, &started)),
+            Ok(()) => {}
+        }
+        let outcome = self.joined(deadline).and_then(|()| self.existing(deadline));
         outcome.map_err(|error| self.uncreate(error, path, &started))
     }
 
@@ -64,6 +66,11 @@ impl SharedVg {
         let change = |command: &[&str]| self.tools.change(name, None, command, deadline);
         let undo = || -> Result<()> {
             if let Some(vg) = self.get(deadline)? {
+                let ours = vg.lvs.is_empty() && matches!(&vg.pvs[..], [pv] if pv.device == Path::new(device));
+                if !ours {
+                    let reason = "it has volumes or other disks by now".to_owned();
+                    return Err(Error::Invalid { object: format!("group {name}"), reason });
+                }
                 if vg.started {
                     change(&["vgremove", "--yes", name])?;
                 } else {

@@ -2,9 +2,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // It is a program.
 
 mod drbd;
+mod initiator;
 mod irqaff;
 mod lio;
 mod luks;
+mod multipath;
 mod netcfg;
 mod node;
 #[path = "../../../tests/common/nodes.rs"]
@@ -55,13 +57,20 @@ pub(crate) struct Goal {
     pub(crate) ratio: f64,
 }
 
+/// Whether a part of a group runs: all, unless `SANKIT_BENCH_PART` holds a piece of some names.
+pub(crate) fn wanted(part: &str) -> bool {
+    std::env::var("SANKIT_BENCH_PART").map_or(true, |piece| part.contains(&piece))
+}
+
 const GROUPS: &[Group] = &[
     Group { name: "node", rows: &node::GOALS, run: node::run },
     Group { name: "drbd", rows: &drbd::GOALS, run: drbd::run },
     Group { name: "lio", rows: &lio::GOALS, run: lio::run },
     Group { name: "luks", rows: &luks::GOALS, run: luks::run },
     Group { name: "netcfg", rows: &netcfg::GOALS, run: netcfg::run },
+    Group { name: "initiator", rows: &initiator::GOALS, run: initiator::run },
     Group { name: "irqaff", rows: &irqaff::GOALS, run: irqaff::run },
+    Group { name: "multipath", rows: &multipath::GOALS, run: multipath::run },
 ];
 
 fn main() -> ExitCode {
@@ -81,6 +90,8 @@ fn run(cli: &Cli) -> Result<bool> {
             Some(("netcfg", _)) => netcfg::guest::run,
             Some(("lio", _)) => lio::guest::run,
             Some(("irqaff", _)) => irqaff::guest::run,
+            Some(("multipath", _)) => multipath::guest::run,
+            Some(("initiator", _)) => initiator::guest::run,
             _ => drbd::guest::run,
         };
         return part(what, cli.runs).map(|()| true);

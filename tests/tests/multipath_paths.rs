@@ -1,0 +1,232 @@
+//! A hypervisor with two portals of one target: each path cut in every way there is, both cut, flapping, and the disk behind the LUN exchanged.
+//! fio writes and verifies all the time and may see no error.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use lab::{Cmd, Kernel, Lab, Machine, Mode};
+
+const TARGET: &str = "iqn.2026-01.lab.sankit:paths";
+const PORTALS: [&str; 2] = ["10.1.24.10", "10.1.25.10"];
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Ping interval, ping time-out, recovery, multipathd's look, and room for an emulated processor: a silent path is left in this time.
+const SILENT: f64 = 1.0 + 3.0 + 5.0 + 1.0 + 5.0;
+
+struct Bench {
+    lab: Lab,
+    san: Machine,
+    hv: Machine,
+    device: String,
+    started: Instant,
+}
+
+impl Bench {
+    fn boot(kernel: Kernel) -> Result<Self> {
+        let programs = lab::programs(&[&["-p", "sankit-examples", "--bin", "san-attach"]])?;
+        let lab = Lab::new("multipath-paths")?;
+        lab.install(&programs.join("san-attach"))?;
+        let lan = [lab.segment("lan1"), lab.segment("lan2")];
+        let machine = |name: &str| {
+            lab.machine(name).mode(Mode::Root).kernel(kernel).memory(768).cpus(1).nic(&lan[0]).nic(&lan[1])
+        };
+        let disk = |name: &str| lab.plain_disk(name, 64 << 20);
+        let san = machine("san").disk(&disk("one")?).disk(&disk("two")?).build()?;
+        let hv = machine("hv").build()?;
+        lab.boot_all(&[san.clone(), hv.clone()])?;
+        Ok(Self { lab, san, hv, device: String::new(), started: Instant::now() })
+    }
+
+    fn say(&self, text: &str) {
+        println!("[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    fn run(&self, machine: &Machine, script: &str) -> Result<String> {
+        let output = machine.run(Cmd::sh(&format!("{script} 2>&1")).deadline(PATIENCE))?;
+        let said = output.stdout.trim().to_owned();
+        ensure!(output.success(), "{}: {script}: code {}: {said}", machine.name(), output.code);
+        Ok(said)
+    }
+
+    fn set_up(&mut self) -> Result<()> {
+        for (machine, last) in [(&self.san, 10), (&self.hv, 1)] {
+            self.run(
+                machine,
+                &format!("for i in 0 1; do ip addr add 10.1.2$((4+i)).{last}/24 dev eth$i; ip link set eth$i up; done"),
+            )?;
+        }
+        self.run(
+            &self.san,
+            &format!(
+                r#"set -e; modprobe -a target_core_mod target_core_iblock iscsi_target_mod nf_tables nft_reject_ipv4
+                C=/sys/kernel/config/target; T=$C/iscsi/{TARGET}/tpgt_1
+                mkdir -p $C/iscsi/{TARGET} $T $T/acls/iqn.2026-01.lab.sankit:hv
+                n=0; for d in one two; do
+                    mkdir -p $C/core/iblock_$n/$d
+                    echo -n "udev_path=$(readlink -f /dev/disk/by-id/virtio-$d)" > $C/core/iblock_$n/$d/control
+                    echo 1 > $C/core/iblock_$n/$d/enable
+                    mkdir $T/lun/lun_$n; ln -s $C/core/iblock_$n/$d $T/lun/lun_$n/disk; n=$((n+1))
+                done
+                mkdir $T/acls/iqn.2026-01.lab.sankit:hv/lun_0; ln -s $T/lun/lun_0 $T/acls/iqn.2026-01.lab.sankit:hv/lun_0/disk
+                for p in {portals}; do mkdir $T/np/$p:3260; done
+                echo 0 > $T/attrib/authentication; echo 1 > $T/enable"#,
+                portals = PORTALS.join(" ")
+            ),
+        )?;
+        self.run(
+            &self.hv,
+            "set -e; modprobe -a iscsi_tcp dm_multipath; echo InitiatorName=iqn.2026-01.lab.sankit:hv > /etc/iscsi/initiatorname.iscsi
+             mkdir -p /run/lock/iscsi; iscsid; multipathd
+             for i in $(seq 100); do multipathd show daemon 2>/dev/null | grep -q pid && break; sleep 0.1; done",
+        )?;
+        let said = self.attach()?;
+        self.say(&said.replace('\n', ", "));
+        self.device = said.split(' ').next().context("no device")?.to_owned();
+        Ok(())
+    }
+
+    fn attach(&self) -> Result<String> {
+        let portals: Vec<_> = PORTALS.iter().map(|portal| format!("-p {portal}:3260")).collect();
+        self.run(&self.hv, &format!("/lab/bin/san-attach {TARGET} {} --failover", portals.join(" ")))
+    }
+
+    fn paths(&self, wanted: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let seen = self.run(&self.hv, "multipathd show paths format '%d %t %T %o'")?;
+            let ready = seen.lines().filter(|line| line.contains(" active ") && line.contains(" ready "));
+            if ready.count() == wanted {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "wanted are {wanted} paths: {seen}\n{}",
+                self.run(&self.hv, "multipath -ll; iscsiadm -m session -P1; dmesg | tail -n 40")?
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Lets fio write and verify for so long while something happens; the longest time that one I/O took, in seconds.
+    fn under_io(&self, what: &str, seconds: u64, fault: impl FnOnce(&Self) -> Result<()>) -> Result<f64> {
+        let script = format!(
+            "fio --name=v --filename={} --ioengine=psync --direct=1 --rw=randwrite --bs=4k --size=8M --rate_iops=200 --verify=crc32c \
+             --verify_backlog=64 --verify_fatal=1 --time_based --runtime={seconds} --output-format=json --output=/tmp/fio.json",
+            self.device
+        );
+        let mut fio = self.hv.spawn(Cmd::sh(&script).deadline(PATIENCE))?;
+        std::thread::sleep(Duration::from_secs(3));
+        fault(self)?;
+        let exit = fio.wait_with(|_| {})?;
+        let report: serde_json::Value = serde_json::from_slice(&self.hv.pull("/tmp/fio.json")?)?;
+        let job = &report["jobs"][0];
+        let longest = |kind: &str| job[kind]["clat_ns"]["max"].as_f64().unwrap_or(0.0) / 1e9;
+        let gap = longest("write").max(longest("read"));
+        let (written, verified) = (&job["write"]["total_ios"], &job["read"]["total_ios"]);
+        self.say(&format!("{what}: longest I/O {gap:.2} s, {written} writes, {verified} verified"));
+        ensure!(
+            exit.code == 0 && job["error"] == 0,
+            "{what}: fio ended with {exit:?}, error {}",
+            job["error"]
+        );
+        ensure!(verified.as_u64().unwrap_or(0) > 0, "{what}: nothing was verified");
+        self.paths(2)?;
+        Ok(gap)
+    }
+}
+
+fn wait(seconds: f64) {
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+}
+
+fn scenario(kernel: Kernel) -> Result<()> {
+    let mut bench = Bench::boot(kernel)?;
+    bench.set_up()?;
+    bench.under_io("nothing", 8, |_| Ok(()))?;
+    for (side, portal) in PORTALS.iter().enumerate() {
+        let (cable, link) = (bench.hv.cable(side)?, format!("eth{side}"));
+        let gap = bench.under_io(&format!("cable {side} pulled"), 30, |_| {
+            cable.unplug()?;
+            wait(SILENT);
+            cable.plug()
+        })?;
+        ensure!(gap <= SILENT, "a pulled cable held I/O for {gap:.2} s");
+        let gap = bench.under_io(&format!("frames of cable {side} dropped in silence"), 30, |_| {
+            cable.cut();
+            wait(SILENT);
+            cable.restore();
+            Ok(())
+        })?;
+        ensure!(gap <= SILENT, "a silent path held I/O for {gap:.2} s");
+        let gap = bench.under_io(&format!("the target's port {side} down"), 30, |b| {
+            b.run(&b.san, &format!("ip link set {link} down"))?;
+            wait(SILENT);
+            b.run(&b.san, &format!("ip link set {link} up")).map(drop)
+        })?;
+        ensure!(gap <= SILENT, "a port that is down held I/O for {gap:.2} s");
+        let gap = bench.under_io(&format!("resets from portal {side}"), 25, |b| {
+            b.run(
+                &b.san,
+                &format!(
+                    "nft 'add table ip t; add chain ip t in {{ type filter hook input priority 0; }}; \
+                     add rule ip t in ip daddr {portal} tcp dport 3260 reject with tcp reset'"
+                ),
+            )?;
+            wait(10.0);
+            b.run(&b.san, "nft delete table ip t").map(drop)
+        })?;
+        ensure!(gap <= SILENT, "a path that is reset held I/O for {gap:.2} s");
+    }
+    let gap = bench.under_io("both paths dropped in silence for 12 s", 35, |b| {
+        let cables = [b.hv.cable(0)?, b.hv.cable(1)?];
+        cables.iter().for_each(lab::Cable::cut);
+        wait(12.0);
+        cables.iter().for_each(lab::Cable::restore);
+        Ok(())
+    })?;
+    ensure!((8.0..60.0).contains(&gap), "without any path I/O waits, and goes on: {gap:.2} s");
+    bench.under_io("one path flaps ten times", 35, |b| {
+        let cable = b.hv.cable(0)?;
+        for _ in 0..10 {
+            cable.cut();
+            wait(0.7);
+            cable.restore();
+            wait(0.7);
+        }
+        Ok(())
+    })?;
+    exchanged(&bench)?;
+    bench.run(&bench.hv, &format!("/lab/bin/san-attach {TARGET} --detach"))?;
+    let left = bench
+        .run(&bench.hv, "ls /sys/class/iscsi_session; dmsetup ls --target multipath; ls /etc/iscsi/nodes")?;
+    ensure!(!left.contains("session") && !left.contains("mpath") && !left.contains(TARGET), "left: {left}");
+    bench.lab.forgive();
+    Ok(())
+}
+
+/// The disk behind the LUN is exchanged under the same name: it is refused, and nothing of the old one is touched.
+fn exchanged(bench: &Bench) -> Result<()> {
+    let swap = |lun: u8| {
+        let acl =
+            format!("/sys/kernel/config/target/iscsi/{TARGET}/tpgt_1/acls/iqn.2026-01.lab.sankit:hv/lun_0");
+        bench.run(&bench.san, &format!("rm {acl}/disk; ln -s {acl}/../../../lun/lun_{lun} {acl}/disk"))
+    };
+    swap(1)?;
+    let refused = bench.attach();
+    swap(0)?;
+    let error = refused.expect_err("another disk").to_string();
+    ensure!(error.contains("nothing was attached"), "{error}");
+    bench.say(&format!("exchanged: {}", error.lines().last().unwrap_or_default()));
+    bench.attach()?;
+    bench.paths(2)
+}
+
+#[test]
+fn every_path_fails_in_every_way_and_no_byte_is_lost() -> Result<()> {
+    scenario(Kernel::V6_1)
+}
+
+#[test]
+fn the_newer_kernel_keeps_every_byte_too() -> Result<()> {
+    scenario(Kernel::V6_12)
+}
