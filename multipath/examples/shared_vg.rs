@@ -13,7 +13,7 @@ use multipath::{Deadline, Host, Multipath};
 type Done = Result<(), Box<dyn std::error::Error>>;
 
 const VERBS: &str = "status | preflight [DEVICE] | start | create DEVICE [overwrite] | join | leave | stop | remove | hosts | holders LV | \
-    create-lv LV SIZE [ex|sh] | grow-lv LV SIZE | remove-lv LV | activate LV ex|sh | wait LV ex|sh | deactivate LV";
+    create-lv LV SIZE [ex|sh] | grow-lv LV SIZE | grow-locks SIZE | remove-lv LV | activate LV ex|sh | wait LV ex|sh | deactivate LV";
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
@@ -103,6 +103,7 @@ fn run(words: &[&str]) -> Done {
             println!("{:#?}", vg.create_lv(&spec, deadline)?);
         }
         ["grow-lv", lv, size] => println!("grown: {}", vg.grow_lv(&lv.parse()?, size.parse()?, deadline)?),
+        ["grow-locks", size] => println!("grown: {}", vg.grow_locks(size.parse()?, deadline)?),
         ["remove-lv", lv] => println!("removed: {}", vg.remove_lv(&lv.parse()?, deadline)?),
         ["activate", lv, how] => {
             println!("changed: {}", vg.activate(&lv.parse()?, activation(how)?, deadline)?)

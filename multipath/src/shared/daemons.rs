@@ -81,7 +81,7 @@ impl Tools {
         let tree = self.host.tree();
         let now = running(tree)?;
         // The packages make them at boot by tmpfiles.d, which only systemd reads.
-        for dir in ["/run/lvm", "/run/sanlock", "/run/lock/lvm"] {
+        for dir in ["/run/lvm", "/run/sanlock", "/run/lock", "/run/lock/lvm"] {
             tree.ensure_dir(dir).map_err(Error::Tree)?;
         }
         let mut started = Vec::new();

@@ -156,8 +156,9 @@ impl SharedVg {
     /// # Errors
     /// As [`leave`](Self::leave); a daemon does not end.
     pub fn stop(&self, deadline: Deadline) -> Result<Vec<Daemon>> {
-        if self.get(deadline)?.is_some() {
-            self.leave(deadline)?;
+        match self.leave(deadline) {
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
         let others = self.lockspaces(deadline)?.unwrap_or_default();
         if !others.is_empty() {

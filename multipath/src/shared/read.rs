@@ -76,7 +76,7 @@ fn group(part: &lvm::Part, spaces: &[LockspaceState]) -> std::result::Result<VgS
             name: lv_name.to_owned(),
             uuid: uuid.to_owned(),
             size: row.bytes("lv_size")?,
-            active: row.text("lv_active")?.contains("active"),
+            active: row.text("lv_active")? == "active",
             open: row.text("lv_device_open")? == "open",
             lock: space.and_then(|space| space.lv_mode(uuid)).cloned(),
             lock_args: row.text("lv_lockargs")?.to_owned(),

@@ -120,8 +120,7 @@ impl SharedVg {
         facts.devices = disks
             .into_iter()
             .map(|disk| {
-                let map = map_of(tree, &maps, &disk)
-                    .map(|map| (map.name.clone(), queueing(&map.queueing.to_string(), interval)));
+                let map = map_of(tree, &maps, &disk).map(|map| (map.name.clone(), queueing(map, interval)));
                 (disk, map)
             })
             .collect();
@@ -165,15 +164,14 @@ fn map_of<'a>(tree: &Tree, maps: &'a [MapState], device: &Path) -> Option<&'a Ma
     maps.iter().find(|map| is(&map.name) || is(&map.node) || is(&map.wwid))
 }
 
-/// How long a map queues: multipathd's "off", "on", "120 chk" (as many checks), "12 sec" (are left).
-fn queueing(text: &str, interval: Duration) -> Queueing {
-    let words: Vec<_> = text.split_whitespace().collect();
-    match words.as_slice() {
-        ["off"] => Queueing::Off,
-        ["on"] => Queueing::Forever,
-        [n, "chk"] => n.parse().map_or(Queueing::Unknown, |n: u32| Queueing::For(interval * n)),
-        [n, "sec"] => n.parse().map_or(Queueing::Unknown, |n| Queueing::For(Duration::from_secs(n))),
-        _ => Queueing::Unknown,
+/// How long a map queues: a number of checks, one each interval, or seconds.
+fn queueing(map: &MapState, interval: Duration) -> Queueing {
+    match &map.queueing {
+        crate::Queueing::Off => Queueing::Off,
+        crate::Queueing::Forever => Queueing::Forever,
+        crate::Queueing::Retries(checks) => Queueing::For(interval * *checks),
+        crate::Queueing::Seconds(left) => Queueing::For(Duration::from_secs(u64::from(*left))),
+        crate::Queueing::Undecided | crate::Queueing::Other(_) => Queueing::Unknown,
     }
 }
 
