@@ -90,8 +90,8 @@ impl SharedVg {
     /// Grows the volume with the locks, `lvmlock`, to a size: `lvextend`. `false` if it has that size or more.
     ///
     /// A volume's lock takes 1 MiB of it (8 MiB on a disk with sectors of 4 KiB); LVM makes 256 MiB and adds 256 MiB by itself when a new volume
-    /// finds no room (`global/sanlock_lv_extend`). Growing it beforehand spares that creation the wait. Hosts that have the group started go on with
-    /// the size that was when they joined it.
+    /// finds no room (`global/sanlock_lv_extend`). Growing it beforehand spares that creation the wait. Whether hosts that
+    /// have the group started see the new size before they join it anew was not tried.
     ///
     /// # Errors
     /// [`Error::NotStarted`]; what lvm refuses (too little room).
