@@ -1,10 +1,11 @@
 //! The map over the paths: made through multipathd, proved to take I/O, resized.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path as FilePath, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host::{Deadline, Iqn, Wwid};
 
@@ -17,6 +18,23 @@ use crate::state::Attached;
 
 /// The disks multipathd makes maps of by itself.
 const WWIDS: &str = "/etc/multipath/wwids";
+
+/// When multipathd was told of a path: once udev is done with it, then twice a second; and after 10 s whatever udev does.
+#[derive(Debug, Default)]
+struct Hints(BTreeMap<String, (Instant, Option<Instant>)>);
+
+impl Hints {
+    fn is_due(&mut self, device: &str, is_known: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        let now = Instant::now();
+        let (first, last) = self.0.entry(device.to_owned()).or_insert((now, None));
+        let is_early = last.is_some_and(|last| last.elapsed() < Duration::from_millis(500));
+        if is_early || !(is_known()? || first.elapsed() > Duration::from_secs(10)) {
+            return Ok(false);
+        }
+        *last = Some(now);
+        Ok(true)
+    }
+}
 
 /// A map as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,10 +112,11 @@ impl Initiator {
         if !before.iter().any(|map| map.wwid == wwid.as_str()) {
             undo.map = Some(wwid.clone());
         }
+        let mut hints = Hints::default();
         let attached = events.until(
             &format!("a map of {wwid} with {} working paths", paths.len()),
             deadline,
-            || self.map_of(wwid, paths, deadline),
+            || self.map_of(wwid, paths, &mut hints, deadline),
             || self.map_seen(wwid, deadline),
         )?;
         self.takes_io(&attached.device, deadline)?;
@@ -123,11 +142,18 @@ impl Initiator {
     }
 
     /// The map, once it has all paths working and their size.
-    fn map_of(&self, wwid: &Wwid, paths: &[Path], deadline: Deadline) -> Result<Option<Attached>> {
+    fn map_of(
+        &self,
+        wwid: &Wwid,
+        paths: &[Path],
+        hints: &mut Hints,
+        deadline: Deadline,
+    ) -> Result<Option<Attached>> {
         let maps = self.multipath.list_or_none(deadline)?;
         let map = maps.iter().find(|map| map.wwid == wwid.as_str());
         for path in paths {
-            if !map.is_some_and(|m| m.paths().any(|p| p.device == path.device)) {
+            let is_in_map = map.is_some_and(|m| m.paths().any(|p| p.device == path.device));
+            if !is_in_map && hints.is_due(&path.device, || self.udev_knows(&path.device))? {
                 // It may know the path and not its disk yet; the answer says nothing that the next look does not.
                 self.multipath.client.ask(&format!("add path {}", path.device), deadline)?;
             }
@@ -153,6 +179,18 @@ impl Initiator {
         }
         let paths = paths.iter().map(|p| (p.portal, p.device.clone())).collect();
         Ok(Some(Attached::new(device, wwid.clone(), size, paths)))
+    }
+
+    /// Whether udev is done with a disk, or there is no udev. A path that multipathd is told of before, it looks at again only after
+    /// `retrigger_delay`, 10 s.
+    fn udev_knows(&self, device: &str) -> Result<bool> {
+        let tree = self.host.tree();
+        let number = tree.read_opt(format!("/sys/block/{device}/dev")).map_err(Error::Tree)?.unwrap_or_default();
+        if !tree.exists("/run/udev/data").map_err(Error::Tree)? {
+            return Ok(true);
+        }
+        let entry = tree.read_opt(format!("/run/udev/data/b{}", number.trim())).map_err(Error::Tree)?;
+        Ok(entry.is_some_and(|text| text.contains("\nE:ID_SERIAL=")))
     }
 
     /// A block device's size in bytes; 0 if it is not there.

@@ -383,14 +383,19 @@ impl Search {
         if first != now && last.elapsed() < Duration::from_millis(500) {
             return Ok(());
         }
-        // sysfs has no disk yet where the kernel is still making it.
+        let Some(host) = session.host else { return Ok(()) };
+        // The unit is there and its disk on the way: asking again would only hold it up.
+        let unit = format!("/sys/bus/scsi/devices/{host}:0:{}:{}", session.target_id, spec.lun);
+        if initiator.host.tree().exists(unit).map_err(Error::Tree)? {
+            self.asked.insert(portal, (now, now));
+            return Ok(());
+        }
         if first != now && first.elapsed() >= NO_LUN {
             let seen: Vec<_> = session.disks.iter().map(|d| format!("LUN {}", d.lun)).collect();
             let seen = if seen.is_empty() { "nothing".to_owned() } else { seen.join(", ") };
             return Err(Error::NoLun { target: spec.target.clone(), portal, lun: spec.lun, seen });
         }
         self.asked.insert(portal, (first, now));
-        let Some(host) = session.host else { return Ok(()) };
         // Channel, target, LUN: no other disk of the target appears (drivers/scsi/scsi_transport_iscsi.c, iscsi_user_scan).
         let what = format!("0 {} {}", session.target_id, spec.lun);
         initiator.poke(&format!("/sys/class/scsi_host/host{host}/scan"), &what)

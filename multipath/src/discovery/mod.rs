@@ -76,7 +76,8 @@ impl LoginStatus {
             (2, 10) => "the session that was to be joined is not there",
             (2, 11) => "the login was not what the target expected at that point",
             (2, _) => "the initiator is at fault",
-            (3, 1) => "the target is not enabled or not ready yet, try again",
+            // LIO says so of a target that it does not have, too (iscsi_target_nego.c, iscsi_target_locate_portal).
+            (3, 1) => "the target is not there, not enabled, or not ready yet; try again",
             (3, 2) => "the target is out of memory or connections, try again",
             (3, _) => "the target is in trouble, try again",
             _ => "unknown status",
