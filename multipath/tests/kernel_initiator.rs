@@ -632,7 +632,7 @@ fn bound_and_persistent() -> Outcome {
     );
     // What happens at a start: everything that is automatic is logged in to, multipathd finds the disk on its list.
     sh(&format!(
-        "until multipathd del map {} | grep -q ok; do sleep 0.1; done; iscsiadm -m node -T {TARGET} -u >/dev/null",
+        "for n in $(seq 100); do multipathd del map {} | grep -q ok && break; sleep 0.1; done; iscsiadm -m node -T {TARGET} -u >/dev/null",
         disk.device.file_name().unwrap_or_default().to_string_lossy()
     ))?;
     sh("iscsiadm -m node --loginall=automatic >/dev/null")?;

@@ -185,7 +185,8 @@ impl Initiator {
     /// `retrigger_delay`, 10 s.
     fn udev_knows(&self, device: &str) -> Result<bool> {
         let tree = self.host.tree();
-        let number = tree.read_opt(format!("/sys/block/{device}/dev")).map_err(Error::Tree)?.unwrap_or_default();
+        let number =
+            tree.read_opt(format!("/sys/block/{device}/dev")).map_err(Error::Tree)?.unwrap_or_default();
         if !tree.exists("/run/udev/data").map_err(Error::Tree)? {
             return Ok(true);
         }
