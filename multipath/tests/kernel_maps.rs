@@ -107,6 +107,8 @@ defaults {{
     find_multipaths greedy
     user_friendly_names yes
     path_checker directio
+    detect_checker no
+    reservation_key file
     polling_interval 2
     no_path_retry 12
 }}

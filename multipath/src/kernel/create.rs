@@ -93,7 +93,6 @@ impl Kernel {
     /// that name or disk. [`Error::Busy`] names what stands on a path. [`Error::Mapper`]: EBUSY if a path is mounted. Nothing is left of a map that could not be made.
     pub fn create(&self, spec: &MapSpec) -> Result<MapState> {
         self.refuse_beside_daemon(spec.name.as_str())?;
-        let (table, size) = self.table_of(spec)?;
         let dm = self.host.dm();
         let taken = self.get(&spec.wwid)?.map(|map| map.name);
         let named = dm
@@ -103,6 +102,7 @@ impl Kernel {
         if let Some(name) = taken.or(named) {
             return Err(Error::Exists { object: format!("/dev/mapper/{name}") });
         }
+        let (table, size) = self.table_of(spec)?;
         log::debug!("multipath: create {}: 0 {} multipath {table}", spec.name, size.0);
         dm.create(&spec.name, &format!("{OURS}{}", spec.wwid)).map_err(failed("create", &spec.name))?;
         let line = Target::new(Sectors(0), size, "multipath", table.to_string());
