@@ -113,7 +113,7 @@ fn a_list_says_what_get_says(bench: &Bench) -> Outcome {
     drbd.resume_io(&here.name)?;
     drbd.disconnect(&there.name)?;
     same(&drbd, "one end StandAlone")?;
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.detach(&here.name, Volume(0), drbd::Detach::Graceful)?;
     same(&drbd, "diskless")?;
     // A resource without volumes is told of, and does not hide the others.
@@ -230,8 +230,8 @@ fn roles_move_and_never_double(bench: &Bench) -> Outcome {
     drbd.promote(&here.name, Promote::IfSafe)?; // It is already.
     let refused = drbd.promote(&there.name, Promote::IfSafe).expect_err("two");
     assert_eq!((refused.refusal(), refused.kind()), (Some(Refusal::TwoPrimaries), ErrorKind::Refused));
-    drbd.demote(&here.name)?;
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
+    super::demoted(&drbd, &here.name)?;
     let started = Instant::now();
     drbd.promote(&there.name, Promote::IfSafe)?;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -271,7 +271,7 @@ fn a_primary_is_not_removed(bench: &Bench) -> Outcome {
     let busy = drbd.remove(&here.name).expect_err("Primary");
     assert!(busy.is_busy() && busy.to_string().contains("Primary"), "{busy}");
     assert!(seen(&drbd, &here.name)?.is_primary());
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     assert!(drbd.remove(&here.name)?);
     Ok(())
 }
@@ -355,7 +355,7 @@ fn several_volumes_have_one_role(bench: &Bench) -> Outcome {
     // The filtered table's header says the volume where it should say the minor.
     assert_eq!(state.connections[0].volumes.len(), 2);
     assert!(!drbd.ensure(&here)? && !drbd.ensure(&there)?);
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.promote(&there.name, Promote::IfSafe)?;
     assert!(!seen(&drbd, &here.name)?.is_primary());
     Ok(())
@@ -363,7 +363,7 @@ fn several_volumes_have_one_role(bench: &Bench) -> Outcome {
 
 fn a_disk_is_attached_again_after_removal(bench: &Bench) -> Outcome {
     let (drbd, here, there) = bench.synced(7200)?;
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     assert!(drbd.remove(&there.name)?);
     // What the kernel had attached has an unclean log until it is replayed.
     assert!(drbd.plan(&there)?.to_string().contains("apply-al"));
@@ -435,7 +435,7 @@ fn a_watch_tells_what_get_says(bench: &Bench) -> Outcome {
     assert_eq!(told.is_synced(), read.is_synced());
     assert_eq!((told.role, told.volumes[0].disk), (read.role, read.volumes[0].disk));
     assert_eq!(told.connections[0].peer_role, read.connections[0].peer_role);
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.remove(&here.name)?;
     drbd.remove(&there.name)?;
     let mut removed = 0;

@@ -34,7 +34,7 @@ fn new_metadata_is_attached_and_used(bench: &Bench) -> Outcome {
         assert_eq!(seen(&drbd, &here.name)?.volumes[0].disk, DiskState::Inconsistent);
         drbd.promote(&here.name, Promote::Force)?;
         assert_eq!(seen(&drbd, &here.name)?.volumes[0].disk, DiskState::UpToDate);
-        drbd.demote(&here.name)?;
+        super::demoted(&drbd, &here.name)?;
         drbd.remove(&here.name)?;
         let volume = &here.volumes[0];
         let found = Metadata::find(&bench.host, &volume.disk, &volume.meta)?.expect("there");
@@ -69,7 +69,7 @@ fn metadata_moves_to_another_disk_as_text(bench: &Bench) -> Outcome {
     let (drbd, here) = alone(bench, 7620, &MetadataSpec::v08())?;
     drbd.promote(&here.name, Promote::Force)?;
     let uuid = seen(&drbd, &here.name)?.volumes[0].current_uuid & !1;
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.remove(&here.name)?;
     let volume = &here.volumes[0];
     let mut text = Vec::new();

@@ -172,6 +172,15 @@ pub(crate) fn disk() -> drbd::Result<DiskOptions> {
     DiskOptions::new().with("size", "32M")?.with("c-plan-ahead", "0")?.with("resync-rate", "8M")
 }
 
+/// Makes a node Secondary; udev may look at a device for a moment after its size changed or a writer closed it.
+pub(crate) fn demoted(drbd: &Drbd, name: &ResourceName) -> Outcome {
+    operate::until(|| match drbd.demote(name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_busy() => Ok(false),
+        Err(error) => Err(error.into()),
+    })
+}
+
 pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(30))
 }

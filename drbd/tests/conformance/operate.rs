@@ -182,7 +182,7 @@ fn a_volume_grows_and_shrinks(bench: &Bench) -> Outcome {
     until(|| Ok(size(&drbd, &there)? == Some(Bytes(24 << 20))))?;
     let refused = drbd.resize(&here.name, V0, Resize::to(Bytes(1 << 40))).expect_err("no such disk");
     assert!(refused.refusal().is_some() || refused.to_string().contains("1 TiB"), "{refused}");
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     let refused = drbd.resize(&here.name, V0, Resize::to(Bytes(32 << 20))).expect_err("no Primary");
     assert_eq!(refused.refusal(), Some(Refusal::ResizeNeedsPrimary), "{refused}");
     Ok(())
@@ -209,7 +209,7 @@ fn an_outdated_disk_is_not_promoted(bench: &Bench) -> Outcome {
     drbd.outdate(&there.name, V0)?;
     assert_eq!(seen(&drbd, &there.name)?.volumes[0].disk, DiskState::Outdated);
     assert!(!drbd.outdate(&there.name, V0)?);
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     let refused = drbd.promote(&there.name, Promote::IfSafe).expect_err("old data");
     assert_eq!(refused.refusal(), Some(Refusal::NoUpToDateData), "{refused}");
     Ok(())
@@ -253,7 +253,7 @@ fn roles_are_read_by_themselves(bench: &Bench) -> Outcome {
     // And several resources are compared with one look.
     let both = [here.clone(), there.clone()];
     assert!(!drbd.ensure_all(&both)?);
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.remove(&here.name)?;
     drbd.remove(&there.name)?;
     assert!(drbd.ensure_all(&both)? && !drbd.ensure_all(&both)?);
@@ -268,10 +268,10 @@ fn a_planned_move_needs_a_peer_that_agrees(bench: &Bench) -> Outcome {
         matches!(&refused, Error::Precondition { .. }) && refused.to_string().contains("Primary"),
         "{refused}"
     );
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &here.name)?;
     drbd.promote(&there.name, Promote::IfPeerAgrees)?;
     drbd.promote(&there.name, Promote::IfPeerAgrees)?;
-    drbd.demote(&there.name)?;
+    super::demoted(&drbd, &there.name)?;
     drbd.disconnect(&here.name)?;
     let refused = drbd.promote(&there.name, Promote::IfPeerAgrees).expect_err("alone");
     assert!(refused.to_string().contains("not connected"), "{refused}");

@@ -43,8 +43,8 @@ fn split(bench: &Bench, port: u16) -> Result<(Drbd, ResourceSpec, ResourceSpec),
     // Disconnected from a Primary, its data is old (drbd_disconnect): a person says that it is not.
     drbd.promote(&there.name, Promote::Force)?;
     write(bench, &there, 2)?;
-    drbd.demote(&there.name)?;
-    drbd.demote(&here.name)?;
+    super::demoted(&drbd, &there.name)?;
+    super::demoted(&drbd, &here.name)?;
     Ok((drbd, here, there))
 }
 

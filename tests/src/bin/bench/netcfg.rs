@@ -188,17 +188,24 @@ pub(crate) mod guest {
     }
 
     fn ifquery(runs: u32) -> Result<()> {
-        let (net, spec) = (Netcfg::on(&Host::live())?, spec()?);
+        // Of a VLAN with a dot in its name ifupdown2 looks only whether it is there (addons/vlan.py).
+        let net = Netcfg::on(&Host::live())?;
+        let mut spec = NetSpec::default();
+        for id in 1..=COUNT {
+            spec = spec.with_link(LinkSpec::vlan(format!("v{id}").parse()?, "p0".parse()?, id.try_into()?));
+        }
         fresh()?;
         net.ensure(&spec)?;
-        all_there(&net)?;
         let stanza =
-            |id| format!("auto p0.{id}\niface p0.{id} inet manual\n\tvlan-raw-device p0\n\tvlan-id {id}\n");
+            |id| format!("auto v{id}\niface v{id} inet manual\n\tvlan-raw-device p0\n\tvlan-id {id}\n");
         std::fs::write("/var/tmp/interfaces", (1..=COUNT).map(stanza).collect::<Vec<_>>().join("\n"))?;
         const QUERY: [&str; 5] = ["ifquery", "--check", "-a", "-i", "/var/tmp/interfaces"];
         let found = Command::new("ifquery").args(&QUERY[1..]).stdin(Stdio::null()).output()?;
         let passed = String::from_utf8_lossy(&found.stdout).matches("[pass]").count();
-        ensure!(passed >= usize::from(COUNT), "ifquery finds {passed} VLANs to be as they should");
+        ensure!(
+            found.status.success() && passed >= usize::from(COUNT),
+            "ifquery finds {passed} to be as they should"
+        );
         for round in 0..=runs {
             let ours = timed(|| {
                 ensure!(!net.ensure(&spec)?, "there was something to do");
