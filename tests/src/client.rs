@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail};
 use crate::guard::locked;
 use crate::proto::{Decoder, Frame, Kind, VERSION};
 
+/// What is said where the machine ended without a word.
+pub(crate) const WENT_DOWN: &str = "the machine went down";
+
 /// What a channel hears.
 #[derive(Debug)]
 pub(crate) struct Event {
@@ -78,7 +81,7 @@ impl Client {
             }
             Ok(event) => bail!("the agent began with {:?}", event.kind),
             Err(RecvTimeoutError::Timeout) => Ok(false),
-            Err(RecvTimeoutError::Disconnected) => bail!("the machine went down"),
+            Err(RecvTimeoutError::Disconnected) => bail!(WENT_DOWN),
         }
     }
 
