@@ -146,7 +146,12 @@ impl Machine {
     fn initiator(&self, fault: Option<Fault>) -> Initiator {
         let tree = self.memory.tree();
         let tree = fault.map_or_else(|| tree.clone(), |fault| tree.with_fault(fault));
-        let run = std::env::temp_dir().join(format!("sankit-attach-{}", std::process::id()));
+        // A machine of its own: the locks of another test's are not this one's.
+        let run = std::env::temp_dir().join(format!(
+            "sankit-attach-{}-{:p}",
+            std::process::id(),
+            Arc::as_ptr(&self.world)
+        ));
         let host = Host::fake()
             .with_tree(tree)
             .with_nl(FakeKernel::new(Quiet).transport())
