@@ -24,7 +24,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// Reads multipathd's or the kernel's word; an unknown one is kept.
+            /// Reads the word of a program or the kernel; an unknown one is kept.
             #[must_use]
             pub fn from_word(word: &str) -> Self {
                 match word {
