@@ -2,14 +2,16 @@
 //!
 //! DRBD 8.4 names a volume by its minor, which is looked up first: two round trips each.
 
+use std::time::Duration;
+
 use host::nl::{Message, NESTED};
 use host::{Bytes, Deadline, Plan, Sectors};
 
 use crate::link::About;
 use crate::wire::{Command, MANDATORY, Packet, nest, request};
 use crate::{
-    DiskOptions, DiskState, Drbd, Error, FACILITY, Metadata, Minor, NetOptions, Refusal, ResourceName,
-    ResourceOptions, ResourceSpec, ResourceState, Result, Step, Volume, diff,
+    ConnectionState, DiskOptions, DiskState, Drbd, Error, FACILITY, Metadata, Minor, NetOptions, Refusal,
+    ResourceName, ResourceOptions, ResourceSpec, ResourceState, Result, Step, Volume, diff,
 };
 
 /// How a disk is taken away.
@@ -113,6 +115,11 @@ impl Resize {
 const CHANGED: i32 = 1;
 /// `NO_ERROR`: commands that are no changes of state.
 const DONE: i32 = 101;
+
+/// After this long a size that has not come about is given again.
+const RESEND: Duration = Duration::from_secs(2);
+/// The time of a peer's answer to an earlier size.
+const SETTLE: Duration = Duration::from_millis(200);
 
 impl Drbd {
     /// Attaches those disks of the spec that are not, their activity logs replayed; says whether there were any. `drbdadm attach NAME`.
@@ -272,6 +279,10 @@ impl Drbd {
     /// One node must be Primary. What was added is synced. A size that this node's disk has no room for is refused before the kernel hears of
     /// it: Linux 6.1 says yes to it, changes nothing, and hangs at the next `down` (seen with both ends in one kernel).
     ///
+    /// Two changes within the time in which the peer answers cross each other: the answer to the first brings its size back on one node
+    /// (`receive_sizes` in `drivers/block/drbd/drbd_receiver.c`). A size is therefore looked at again after 200 ms if there is a peer, and
+    /// given again if it went away or does not come within two seconds.
+    ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Refused`] with [`Refusal::ResizeNeedsPrimary`], [`Refusal::ResizeDuringResync`] and others;
     /// [`Error::Precondition`] if there is no room on this node; [`Error::Timeout`] if the size does not come about, because the peer has
@@ -282,7 +293,41 @@ impl Drbd {
         if let Some(size) = to.size {
             self.has_room(&self.known(name, deadline)?, volume, size)?;
         }
-        self.on_volume(Command::RESIZE, name, volume, |message| {
+        self.send_resize(name, volume, to)?;
+        let Some(wanted) = to.size else {
+            return Ok(self.known(name, deadline)?.volume(volume).map_or(Sectors(0), |v| v.size));
+        };
+        // The nodes agree on it; DRBD's sizes are whole blocks of 4 KiB.
+        let size = |state: &ResourceState| state.volume(volume).map_or(Sectors(0), |volume| volume.size);
+        let reached = |state: &ResourceState| wanted.sectors().0 / 8 == size(state).0 / 8;
+        let mut is = Sectors(0);
+        loop {
+            let part = deadline.or_after(RESEND);
+            match self.wait_for(name, "resize", part, |state| {
+                is = size(state);
+                Ok(reached(state))
+            }) {
+                Ok(()) => {}
+                Err(Error::Timeout { .. }) if !deadline.is_over() => {
+                    self.send_resize_again(name, volume, to)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            // A peer's late answer to an earlier change may still come, and with it the earlier size.
+            if !self.known(name, deadline)?.connections.iter().any(ConnectionState::is_up) {
+                return Ok(is);
+            }
+            let _ = deadline.pause(SETTLE);
+            if reached(&self.known(name, deadline)?) {
+                return Ok(is);
+            }
+            self.send_resize_again(name, volume, to)?;
+        }
+    }
+
+    fn send_resize(&self, name: &ResourceName, volume: Volume, to: Resize) -> Result<()> {
+        let sent = self.on_volume(Command::RESIZE, name, volume, |message| {
             if to == Resize::default() {
                 return message;
             }
@@ -293,14 +338,17 @@ impl Drbd {
                 m = m.with_u8(2 | MANDATORY, u8::from(to.assume_peer_has_space));
                 m.with_u8(3 | MANDATORY, u8::from(to.assume_clean))
             })
-        })?;
-        let mut is = Sectors(0);
-        // The nodes agree on it; DRBD's sizes are whole blocks of 4 KiB.
-        self.wait_for(name, "resize", deadline, |state| {
-            is = state.volume(volume).map_or(Sectors(0), |volume| volume.size);
-            Ok(to.size.is_none_or(|size| size.sectors().0 / 8 == is.0 / 8))
-        })?;
-        Ok(is)
+        });
+        sent.map(drop)
+    }
+
+    /// A refusal of a repetition says that the first one is being carried out.
+    fn send_resize_again(&self, name: &ResourceName, volume: Volume, to: Resize) -> Result<()> {
+        log::info!("{FACILITY}: {name}/{volume} has not the size it was given; it is given once more");
+        match self.send_resize(name, volume, to) {
+            Err(error) if error.refusal().is_some() => Ok(()),
+            other => other,
+        }
     }
 
     /// An error if a volume's disk, as it is attached, has no room for so much.

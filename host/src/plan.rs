@@ -294,7 +294,8 @@ pub fn apply<S: Step, E: fmt::Display>(
     let mut back: Vec<Vec<S>> = Vec::new();
     let mut done = 0;
     for (number, step) in (1..).zip(plan.steps) {
-        let started = Instant::now();
+        // Nobody looks at most steps: neither clock nor text is for them.
+        let started = control.observer.as_ref().map(|observer| (observer, Instant::now()));
         let outcome = match control.before_step() {
             Verdict::Go => run(&step).map_err(Some),
             Verdict::Fail => Err(None),
@@ -303,22 +304,21 @@ pub fn apply<S: Step, E: fmt::Display>(
                 return Err(Failed { number, total, step, cause: None, undone: Undone::Stopped });
             }
         };
-        let text = step.to_string();
-        let took = started.elapsed();
-        if let Some(observer) = &control.observer {
+        if let Some((observer, started)) = started {
+            let (text, took) = (step.to_string(), started.elapsed());
             observer(&StepEvent { facility, number, total, text: &text, took, ok: outcome.is_ok() });
         }
         match outcome {
             Ok(()) => {
-                log::debug!("{facility}: {text}");
+                log::debug!("{facility}: {step}");
                 back.push(step.undo());
                 done += 1;
                 control.after_step();
             }
             Err(cause) => {
                 let undone = roll_back(&newest_first(back), done, &mut run);
-                log::debug!("{facility}: {text}: failed; {undone}");
-                return Err(Failed { number, total, step: text, cause, undone });
+                log::debug!("{facility}: {step}: failed; {undone}");
+                return Err(Failed { number, total, step: step.to_string(), cause, undone });
             }
         }
     }

@@ -246,7 +246,7 @@ impl Lio {
         spec.validate()?;
         self.load(spec.fabric)?;
         let state = state::read(self.tree(), Focus::Spec(spec))?;
-        let plan = match (plan::diff(&state, spec), self.disruption) {
+        let plan = match (plan::diff_valid(&state, spec), self.disruption) {
             (Err(conflict), Disruption::Unexport) if conflict.kind() == ErrorKind::Conflict => {
                 let full = state::read(self.tree(), Focus::Removal(spec.fabric, &spec.iqn))?;
                 plan::diff_unexported(&state, &full, spec)?

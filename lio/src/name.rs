@@ -238,10 +238,12 @@ impl UnitSerial {
 
     /// The part of the NAA identifier that comes from the serial: two disks of the same company with the same are one to initiators.
     pub(crate) fn digits(&self) -> String {
-        let mut digits = String::with_capacity(25);
-        let found = self.0.bytes().filter(u8::is_ascii_hexdigit).map(|b| char::from(b.to_ascii_lowercase()));
-        digits.extend(found.chain(std::iter::repeat('0')).take(25));
-        digits
+        let mut digits = Vec::with_capacity(25);
+        let found = self.0.bytes().filter(u8::is_ascii_hexdigit).map(|b| b.to_ascii_lowercase());
+        digits.extend(found.take(25));
+        digits.resize(25, b'0');
+        // Nothing but ASCII is in it.
+        String::from_utf8(digits).unwrap_or_default()
     }
 
     /// The identifier that multipath and `scsi_id` show for the disk, with LIO's own company: `3` and the NAA.

@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Case] = &[
     ("a_resync_pauses_and_goes_on", a_resync_pauses_and_goes_on),
     ("suspended_io_is_told", suspended_io_is_told),
     ("a_volume_grows_and_shrinks", a_volume_grows_and_shrinks),
+    ("sizes_in_quick_succession_hold", sizes_in_quick_succession_hold),
     ("new_disks_are_declared_the_same", new_disks_are_declared_the_same),
     ("an_outdated_disk_is_not_promoted", an_outdated_disk_is_not_promoted),
     ("options_are_set_one_group_at_a_time", options_are_set_one_group_at_a_time),
@@ -185,6 +186,21 @@ fn a_volume_grows_and_shrinks(bench: &Bench) -> Outcome {
     super::demoted(&drbd, &here.name)?;
     let refused = drbd.resize(&here.name, V0, Resize::to(Bytes(32 << 20))).expect_err("no Primary");
     assert_eq!(refused.refusal(), Some(Refusal::ResizeNeedsPrimary), "{refused}");
+    Ok(())
+}
+
+/// An answer of the peer to an earlier size must not bring that size back.
+fn sizes_in_quick_succession_hold(bench: &Bench) -> Outcome {
+    let (drbd, here, there) = bench.synced(8240)?;
+    let drbd = drbd.with_timeout(Duration::from_secs(60));
+    let size = |spec: &ResourceSpec| seen(&drbd, &spec.name).map(|s| s.volumes[0].size.bytes());
+    for mebibytes in [48, 24, 48, 24, 48, 24] {
+        let wanted = Bytes(mebibytes << 20);
+        let is = drbd.resize(&here.name, V0, Resize::to(wanted).assuming_clean())?;
+        assert_eq!(is.bytes(), Some(wanted));
+    }
+    until(|| Ok(size(&there)? == Some(Bytes(24 << 20))))?;
+    assert_eq!(size(&here)?, Some(Bytes(24 << 20)));
     Ok(())
 }
 

@@ -1,12 +1,20 @@
 //! The kernel's own files, or a directory that stands for `/`.
 #![allow(clippy::disallowed_methods)] // This is the one place that uses them.
 
+use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::{Entry, Files, Kind};
+
+thread_local! {
+    /// Values are a few bytes long: what is kept of them is as long as they are, not a page each.
+    static PAGE: RefCell<[u8; 4096]> = const { RefCell::new([0; 4096]) };
+}
 
 /// Files under a root; the empty root is the machine itself.
 #[derive(Debug)]
@@ -40,11 +48,12 @@ impl Files for Live {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // Not fs::read: it asks for the size first, which kernel files do not have. One page holds nearly all of them.
         let mut file = File::open(self.real(path))?;
-        let mut data = vec![0; 4096];
-        let length = file.read(&mut data)?;
-        data.truncate(length);
+        let (mut data, length) = PAGE.with_borrow_mut(|page| {
+            let length = file.read(page)?;
+            io::Result::Ok((page.get(..length).unwrap_or_default().to_vec(), length))
+        })?;
         // sysfs and configfs give a value in one piece: less than a page is all of it. procfs may give less and have more.
-        if length == 4096 || (length > 0 && !path.starts_with("/sys")) {
+        if length == 4096 || (length > 0 && !path.as_os_str().as_encoded_bytes().starts_with(b"/sys/")) {
             file.read_to_end(&mut data)?;
         }
         Ok(data)
@@ -90,7 +99,7 @@ impl Files for Live {
         let real = self.real(path);
         let target = fs::read_link(&real)?;
         let base = real.parent().unwrap_or(Path::new("/"));
-        Ok(self.shown(&without_dots(&base.join(target))))
+        Ok(self.shown(&joined(base, &target)))
     }
 
     fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
@@ -132,6 +141,20 @@ fn kind_of(file_type: fs::FileType) -> Kind {
     }
 }
 
+/// Where a link in `base` leads. The kernel's own are as many `..` as it takes and then plain names: what there are thousands of is not
+/// taken apart name by name.
+fn joined(base: &Path, target: &Path) -> PathBuf {
+    let (mut up, mut rest) = (Some(base), target.as_os_str().as_encoded_bytes());
+    while let Some(shorter) = rest.strip_prefix(b"../") {
+        (up, rest) = (up.and_then(Path::parent), shorter);
+    }
+    let dots = |path: &[u8]| path.starts_with(b".") || path.windows(2).any(|two| two == b"/.");
+    match up.filter(|up| !rest.starts_with(b"/") && !dots(rest) && !dots(up.as_os_str().as_encoded_bytes())) {
+        Some(up) => up.join(OsStr::from_bytes(rest)),
+        None => without_dots(&base.join(target)),
+    }
+}
+
 /// Takes `.` and `..` out by name: configfs links are relative, and their targets have no links above them.
 pub(crate) fn without_dots(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
@@ -151,6 +174,24 @@ pub(crate) fn without_dots(path: &Path) -> PathBuf {
 mod tests {
     use crate::Tree;
     use crate::tree::Kind;
+
+    #[test]
+    fn a_link_leads_where_its_dots_say() {
+        let cases = [
+            ("/a/b/c", "../../x/y", "/a/x/y"),
+            ("/a/b/c", "d", "/a/b/c/d"),
+            ("/a/b/c", "/x", "/x"),
+            ("/a", "../../../x", "/x"),
+            ("/a/b", "../c/../d", "/a/d"),
+            ("/a/./b", "../c", "/a/c"),
+            ("/a/.b", "./c", "/a/.b/c"),
+            ("/a/b", "..", "/a"),
+        ];
+        for (base, target, leads) in cases {
+            let is = super::joined(std::path::Path::new(base), std::path::Path::new(target));
+            assert_eq!(is, std::path::Path::new(leads), "{target} in {base}");
+        }
+    }
 
     #[test]
     fn a_rooted_tree_shows_paths_without_its_root() -> Result<(), Box<dyn std::error::Error>> {

@@ -171,7 +171,10 @@ impl Tree {
     /// # Errors
     /// The file cannot be read.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<String, TreeError> {
-        self.read_bytes(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        let text = |bytes| {
+            String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+        };
+        self.read_bytes(path).map(text)
     }
 
     /// Reads a file as bytes.

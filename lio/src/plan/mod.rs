@@ -40,6 +40,11 @@ pub use step::{Link, Step, changes};
 /// in use.
 pub fn diff(state: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
     spec.validate()?;
+    diff_valid(state, spec)
+}
+
+/// The same for a specification that was found to be valid.
+pub(crate) fn diff_valid(state: &State, spec: &TargetSpec) -> Result<Plan<Step>> {
     let mut planner = Planner::new(state);
     planner.clear(spec);
     planner.make(spec)?;

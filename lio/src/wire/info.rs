@@ -39,6 +39,8 @@ pub struct Info {
 /// ```
 #[must_use]
 pub fn parse(text: &str) -> Info {
+    // The first line is that of all plugins, with nothing of this; there may be thousands of backstores.
+    let text = text.split_once('\n').map_or("", |(_, rest)| rest);
     let after = |key: &str| text.split_once(key).map(|(_, rest)| rest);
     let word = |key: &str| after(key)?.split_whitespace().next();
     let number = |key: &str| word(key)?.parse().ok();

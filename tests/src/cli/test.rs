@@ -22,14 +22,33 @@ struct Tally {
     skipped: Vec<(String, String)>,
     /// A test whose verdict has not come yet, because the test itself has printed something.
     open: Option<String>,
+    /// Why tests failed: what stands between `failures:` and the sums.
+    reasons: Vec<String>,
+    /// Whether such lines are being read.
+    explaining: bool,
 }
+
+/// Lines of reasons that are shown once more at the end; the kernel's own messages have pushed them out of sight.
+const REASONS: usize = 30;
 
 impl Tally {
     /// Takes one line of a libtest-like program: `test NAME ... ok`, `... FAILED`, `... ignored (REASON)`, and
     /// at the end `test result: ... 1 passed; 2 failed; 3 ignored; ...`.
     fn line(&mut self, line: &str) {
         if line.starts_with("test result: ") {
+            self.explaining = false;
             return self.result(line);
+        }
+        if line == "failures:" {
+            // It comes twice: with the reasons, then with the names alone.
+            self.explaining = self.reasons.is_empty();
+            return;
+        }
+        if self.explaining {
+            if !line.trim().is_empty() {
+                self.reasons.push(line.to_owned());
+            }
+            return;
         }
         let mut verdict = line;
         if let Some((name, rest)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
@@ -73,6 +92,7 @@ impl Tally {
         self.failed += other.failed;
         self.ignored += other.ignored;
         self.skipped.extend(other.skipped);
+        self.reasons.extend(other.reasons);
     }
 }
 
@@ -116,6 +136,9 @@ pub(super) fn run(arguments: &TestArguments) -> Result<ExitCode> {
     let release = machine.run(["uname", "-r"]).map(|o| o.stdout.trim().to_owned()).unwrap_or_default();
     for (name, reason) in &tally.skipped {
         println!("lab: skipped {name}: {}", if reason.is_empty() { "no reason given" } else { reason });
+    }
+    for line in tally.reasons.iter().take(REASONS) {
+        println!("lab: failed: {line}");
     }
     let mode = if arguments.mode == ModeName::Root { "root" } else { "tiny" };
     let Tally { passed, failed, ignored: skipped, .. } = &tally;
@@ -246,6 +269,10 @@ mod tests {
         ];
         lines.iter().for_each(|line| tally.line(line));
         assert_eq!((tally.passed, tally.failed, tally.ignored), (3, 1, 3));
+        ["", "failures:", "", "---- c ----", "disk full", "", "failures:", "    c", ""]
+            .iter()
+            .for_each(|l| tally.line(l));
+        assert_eq!(tally.reasons, ["---- c ----", "disk full"]);
         let skipped = [("[kernel] d", "no drbd module"), ("e", ""), ("g", "needs ... a disk")];
         assert_eq!(tally.skipped, skipped.map(|(a, b)| (a.to_owned(), b.to_owned())));
         tally.line("test result: FAILED. 12 passed; 2 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.1s");
