@@ -1,9 +1,9 @@
 //! One lock a facility: two processes that apply at once wait for each other, or fail with who holds it.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,17 +27,16 @@ impl Lock {
     pub fn take(path: &Path, deadline: Deadline) -> Result<Self, LockError> {
         let shown = path.display().to_string();
         let failed = |source| LockError::Io { path: shown.clone(), source };
-        if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(failed)?;
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let mut file = match (open(), path.parent()) {
+            // The first one since the boot.
+            (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o755).create(dir).and_then(|()| open())
+            }
+            (file, _) => file,
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
+        .map_err(failed)?;
         // flock has no deadline of its own, and a signal to break it would be the whole process's.
         while !crate::sys::try_lock(file.as_fd()).map_err(failed)? {
             if !deadline.pause(Duration::from_millis(20)) {
@@ -45,10 +44,8 @@ impl Lock {
             }
         }
         // Who holds it, for the error of the next one; a failure to say so is no failure to lock.
-        let told = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| write!(file, "{} {}", std::process::id(), command_line()));
+        let told = format!("{} {}", std::process::id(), command_line());
+        let told = file.write_all_at(told.as_bytes(), 0).and_then(|()| file.set_len(told.len() as u64));
         if let Err(error) = told {
             log::debug!("cannot write who holds {shown}: {error}");
         }

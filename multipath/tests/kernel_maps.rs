@@ -83,7 +83,8 @@ fn soon(seconds: u64) -> Deadline {
 
 /// Looks until it is so; the states of multipathd have no event.
 fn until(what: &str, seconds: u64, mut is: impl FnMut() -> Result<bool, Failed>) -> Outcome {
-    let deadline = soon(seconds);
+    // Two hundred maps keep an emulated processor busy, and multipathd looks at their paths less often.
+    let deadline = soon(if count() > 4 { seconds * 3 } else { seconds });
     loop {
         if is()? {
             return Ok(());
@@ -109,13 +110,14 @@ defaults {{
     path_checker directio
     detect_checker no
     reservation_key file
-    polling_interval 2
+    polling_interval {}
     no_path_retry 12
 }}
 END
             modprobe -a dm_multipath dm_service_time
             modprobe scsi_debug add_host=2 num_tgts=1 max_luns={} vpd_use_hostno=0 dev_size_mb=8 delay=0 dsense=1
             ",
+            if count() > 4 { 8 } else { 2 },
             count()
         ))?;
     }
@@ -136,12 +138,14 @@ END
             Err(error) => Err(error.into()),
         }
     };
-    if until("a map of every disk, with two working paths", 120 + count() as u64 * 2, whole).is_err() {
+    if until("a map of every disk, with two working paths", 120 + count() as u64, whole).is_err() {
         let seen = sh(
             "multipathd show paths; multipathd show topology; multipathd show config local; lsblk; dmesg | tail -20",
         )?;
         return Err(format!("there is not a map of every disk, with two working paths:\n{seen}").into());
     }
+    // udev reads each new map, and the kernel makes a group active with its first read.
+    sh("udevadm settle --timeout=300")?;
     Ok((maps, kernel))
 }
 
@@ -180,11 +184,21 @@ fn same_as_multipathd() -> Outcome {
     let (maps, kernel) = prepare()?;
     let version = maps.version()?;
     println!("multipathd {version}, {} maps", count());
-    let (ours, theirs) = (by_name(kernel.list()?), by_name(maps.list()?));
+    // multipathd knows a group's state as of its last look at a path of it.
+    let mut differs = String::new();
+    let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+    let alike = until("the same maps", 60, || {
+        (ours, theirs) = (by_name(kernel.list()?), by_name(maps.list()?));
+        let other = ours.iter().find(|(name, map)| theirs.get(*name).map(known) != Some(known(map)));
+        differs = other
+            .map(|(name, map)| format!("{:?}\n{:?}", known(map), theirs.get(name).map(known)))
+            .unwrap_or_default();
+        Ok(other.is_none())
+    });
+    alike.map_err(|error| format!("{error:?}: {differs}"))?;
     assert_eq!(ours.len(), count());
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
     for (name, map) in &ours {
-        assert_eq!(known(map), known(&theirs[name]), "{name}");
         assert!(
             map.size == Some(multipath::Bytes(8 << 20)) && map.paths().all(|path| path.failures == Some(0))
         );
@@ -455,7 +469,8 @@ fn faults() -> Outcome {
     // By the daemon: it stays failed, because nobody checks it.
     maps.fail_path(&path.device.parse()?)?;
     let seen = look()?;
-    assert_eq!((seen.working(), seen.groups[0].paths[0].failures), (1, Some(1)));
+    // Tests before this one have failed it too.
+    assert_eq!((seen.working(), seen.groups[0].paths[0].failures), (1, path.failures.map(|n| n + 1)));
     let topology = Initiator::new()?.topology()?;
     let one = topology.maps.iter().find(|map| map.map.name == first.name).ok_or("no map")?;
     assert_eq!(one.health, Health::Degraded { failed: 1, working: 1 });

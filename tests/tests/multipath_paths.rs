@@ -2,19 +2,30 @@
 //! fio writes and verifies all the time and may see no error.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Cmd, Kernel, Lab, Machine, Mode};
+use serde_json::Value;
 
 const TARGET: &str = "iqn.2026-01.lab.sankit:paths";
+const INITIATOR: &str = "iqn.2026-01.lab.sankit:hv";
 const PORTALS: [&str; 2] = ["10.1.24.10", "10.1.25.10"];
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Ping interval, ping time-out, recovery, multipathd's look, and room for an emulated processor: a silent path is left in this time.
 const SILENT: f64 = 1.0 + 3.0 + 5.0 + 1.0 + 5.0;
 
+/// Who made the target.
+#[derive(Debug, Clone, Copy)]
+enum Maker {
+    Sankit,
+    Targetcli,
+}
+
 struct Bench {
     lab: Lab,
+    maker: Maker,
     san: Machine,
     hv: Machine,
     device: String,
@@ -22,10 +33,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn boot(kernel: Kernel) -> Result<Self> {
-        let programs = lab::programs(&[&["-p", "sankit-examples", "--bin", "san-attach"]])?;
+    fn boot(kernel: Kernel, maker: Maker) -> Result<Self> {
+        let names = ["san-attach", "multipath-ls", "lio-export"];
+        let [attach, list, export] = names;
+        let programs =
+            lab::programs(&[&["-p", "sankit-examples", "--bin", attach, "--bin", list, "--bin", export]])?;
         let lab = Lab::new("multipath-paths")?;
-        lab.install(&programs.join("san-attach"))?;
+        for name in names {
+            lab.install(&programs.join(name))?;
+        }
         let lan = [lab.segment("lan1"), lab.segment("lan2")];
         let machine = |name: &str| {
             lab.machine(name).mode(Mode::Root).kernel(kernel).memory(768).cpus(1).nic(&lan[0]).nic(&lan[1])
@@ -34,7 +50,7 @@ impl Bench {
         let san = machine("san").disk(&disk("one")?).disk(&disk("two")?).build()?;
         let hv = machine("hv").build()?;
         lab.boot_all(&[san.clone(), hv.clone()])?;
-        Ok(Self { lab, san, hv, device: String::new(), started: Instant::now() })
+        Ok(Self { lab, maker, san, hv, device: String::new(), started: Instant::now() })
     }
 
     fn say(&self, text: &str) {
@@ -55,24 +71,11 @@ impl Bench {
                 &format!("for i in 0 1; do ip addr add 10.1.2$((4+i)).{last}/24 dev eth$i; ip link set eth$i up; done"),
             )?;
         }
-        self.run(
-            &self.san,
-            &format!(
-                r#"set -e; modprobe -a target_core_mod target_core_iblock iscsi_target_mod nf_tables nft_reject_ipv4
-                C=/sys/kernel/config/target; T=$C/iscsi/{TARGET}/tpgt_1
-                mkdir -p $C/iscsi/{TARGET} $T $T/acls/iqn.2026-01.lab.sankit:hv
-                n=0; for d in one two; do
-                    mkdir -p $C/core/iblock_$n/$d
-                    echo -n "udev_path=$(readlink -f /dev/disk/by-id/virtio-$d)" > $C/core/iblock_$n/$d/control
-                    echo 1 > $C/core/iblock_$n/$d/enable
-                    mkdir $T/lun/lun_$n; ln -s $C/core/iblock_$n/$d $T/lun/lun_$n/disk; n=$((n+1))
-                done
-                mkdir $T/acls/iqn.2026-01.lab.sankit:hv/lun_0; ln -s $T/lun/lun_0 $T/acls/iqn.2026-01.lab.sankit:hv/lun_0/disk
-                for p in {portals}; do mkdir $T/np/$p:3260; done
-                echo 0 > $T/attrib/authentication; echo 1 > $T/enable"#,
-                portals = PORTALS.join(" ")
-            ),
-        )?;
+        let script = match self.maker {
+            Maker::Sankit => self.export_by_sankit(),
+            Maker::Targetcli => self.export_by_targetcli(),
+        };
+        self.run(&self.san, &format!("set -e; modprobe -a nf_tables nft_reject_ipv4; {script}"))?;
         self.run(
             &self.hv,
             "set -e; modprobe -a iscsi_tcp dm_multipath; echo InitiatorName=iqn.2026-01.lab.sankit:hv > /etc/iscsi/initiatorname.iscsi
@@ -83,6 +86,31 @@ impl Bench {
         self.say(&said.replace('\n', ", "));
         self.device = said.split(' ').next().context("no device")?.to_owned();
         Ok(())
+    }
+
+    /// `lio-export` serves one disk; the other, which takes its place later, is put beside it by hand.
+    fn export_by_sankit(&self) -> String {
+        let portals = PORTALS.map(|portal| format!("--portal {portal}")).join(" ");
+        format!(
+            "/lab/bin/lio-export /dev/disk/by-id/virtio-one --iqn {TARGET} {portals} --initiator {INITIATOR}
+             C=/sys/kernel/config/target; T=$C/iscsi/{TARGET}/tpgt_1; mkdir -p $C/core/iblock_9/two
+             echo -n \"udev_path=$(readlink -f /dev/disk/by-id/virtio-two)\" > $C/core/iblock_9/two/control
+             echo 1 > $C/core/iblock_9/two/enable; mkdir $T/lun/lun_1; ln -s $C/core/iblock_9/two $T/lun/lun_1/disk"
+        )
+    }
+
+    fn export_by_targetcli(&self) -> String {
+        let tpg = format!("/iscsi/{TARGET}/tpg1");
+        let portals = PORTALS.map(|portal| format!("targetcli {tpg}/portals create {portal};")).join(" ");
+        format!(
+            "targetcli set global auto_add_default_portal=false auto_add_mapped_luns=false
+             for d in one two; do targetcli /backstores/block create $d /dev/disk/by-id/virtio-$d; done
+             targetcli /iscsi create {TARGET}
+             for d in one two; do targetcli {tpg}/luns create /backstores/block/$d; done
+             targetcli {tpg}/acls create {INITIATOR}
+             targetcli {tpg}/acls/{INITIATOR} create mapped_lun=0 tpg_lun_or_backstore=0
+             {portals}"
+        )
     }
 
     fn attach(&self) -> Result<String> {
@@ -118,7 +146,7 @@ impl Bench {
         std::thread::sleep(Duration::from_secs(3));
         fault(self)?;
         let exit = fio.wait_with(|_| {})?;
-        let report: serde_json::Value = serde_json::from_slice(&self.hv.pull("/tmp/fio.json")?)?;
+        let report: Value = serde_json::from_slice(&self.hv.pull("/tmp/fio.json")?)?;
         let job = &report["jobs"][0];
         let longest = |kind: &str| job[kind]["clat_ns"]["max"].as_f64().unwrap_or(0.0) / 1e9;
         let gap = longest("write").max(longest("read"));
@@ -131,16 +159,87 @@ impl Bench {
         );
         ensure!(verified.as_u64().unwrap_or(0) > 0, "{what}: nothing was verified");
         self.paths(2)?;
+        self.same_as_tools().with_context(|| what.to_owned())?;
         Ok(gap)
     }
+
+    /// What `multipath-ls` says of the map, its paths, sessions and sizes is what multipathd, iscsiadm and lsblk say.
+    fn same_as_tools(&self) -> Result<()> {
+        let json = |script: &str| -> Result<Value> {
+            let said = self.run(&self.hv, script)?;
+            serde_json::from_str(&said).with_context(|| said)
+        };
+        let (mut maps, mut ways, mut disks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        // Two cards and a healthy map: its exit code says so.
+        let ours = json("/lab/bin/multipath-ls --json")?;
+        for entry in list(&ours["maps"]) {
+            let map = &entry["map"];
+            for path in list(&map["groups"]).iter().flat_map(|group| list(&group["paths"])) {
+                let states = format!("{} {}", word(&path["state"]), word(&path["checker"])).to_lowercase();
+                maps.insert([word(&map["name"]), word(&map["wwid"]), word(&path["device"]), states]);
+                disks.insert([word(&path["device"]), word(&map["name"]), word(&map["size"])]);
+            }
+            for route in list(&entry["routes"]) {
+                let iscsi = &route["transport"]["Iscsi"];
+                let device = word(&route["path"]["device"]);
+                ways.insert([
+                    word(&iscsi["target"]),
+                    word(&iscsi["session"]),
+                    word(&iscsi["portal"]),
+                    device,
+                ]);
+            }
+        }
+        let mut theirs = BTreeSet::new();
+        for map in list(&json("multipathd show maps json")?["maps"]) {
+            for path in list(&map["path_groups"]).iter().flat_map(|group| list(&group["paths"])) {
+                let states = format!("{} {}", word(&path["dm_st"]), word(&path["chk_st"]));
+                theirs.insert([word(&map["name"]), word(&map["uuid"]), word(&path["dev"]), states]);
+            }
+        }
+        ensure!(maps == theirs && maps.len() == 2, "multipathd: {theirs:?} and not {maps:?}");
+        let (mut theirs, mut target, mut portal, mut session) =
+            (BTreeSet::new(), String::new(), String::new(), String::new());
+        for line in self.run(&self.hv, "iscsiadm -m session -P3")?.lines().map(str::trim) {
+            let first = |text: &str| text.split([' ', ',']).next().unwrap_or_default().to_owned();
+            if let Some(rest) = line.strip_prefix("Target: ") {
+                target = first(rest);
+            } else if let Some(rest) = line.strip_prefix("Current Portal: ") {
+                portal = first(rest);
+            } else if let Some(rest) = line.strip_prefix("SID: ") {
+                session = first(rest);
+            } else if let Some(rest) = line.strip_prefix("Attached scsi disk ") {
+                let device = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                theirs.insert([target.clone(), session.clone(), portal.clone(), device]);
+            }
+        }
+        ensure!(ways == theirs, "iscsiadm: {theirs:?} and not {ways:?}");
+        let mut theirs = BTreeSet::new();
+        for disk in list(&json("lsblk -J -b -o NAME,TYPE,SIZE")?["blockdevices"]) {
+            for map in list(&disk["children"]).iter().filter(|child| child["type"] == "mpath") {
+                theirs.insert([word(&disk["name"]), word(&map["name"]), word(&map["size"])]);
+            }
+        }
+        ensure!(disks == theirs, "lsblk: {theirs:?} and not {disks:?}");
+        Ok(())
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A text or number as text.
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn wait(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));
 }
 
-fn scenario(kernel: Kernel) -> Result<()> {
-    let mut bench = Bench::boot(kernel)?;
+fn scenario(kernel: Kernel, maker: Maker) -> Result<()> {
+    let mut bench = Bench::boot(kernel, maker)?;
     bench.set_up()?;
     bench.under_io("nothing", 8, |_| Ok(()))?;
     for (side, portal) in PORTALS.iter().enumerate() {
@@ -207,9 +306,11 @@ fn scenario(kernel: Kernel) -> Result<()> {
 /// The disk behind the LUN is exchanged under the same name: it is refused, and nothing of the old one is touched.
 fn exchanged(bench: &Bench) -> Result<()> {
     let swap = |lun: u8| {
-        let acl =
-            format!("/sys/kernel/config/target/iscsi/{TARGET}/tpgt_1/acls/iqn.2026-01.lab.sankit:hv/lun_0");
-        bench.run(&bench.san, &format!("rm {acl}/disk; ln -s {acl}/../../../lun/lun_{lun} {acl}/disk"))
+        let group = format!("/sys/kernel/config/target/iscsi/{TARGET}/tpgt_1");
+        let script = format!(
+            "l=$(find {group}/acls/{INITIATOR}/lun_0 -maxdepth 1 -type l); rm $l; ln -s {group}/lun/lun_{lun} $l"
+        );
+        bench.run(&bench.san, &script)
     };
     swap(1)?;
     let refused = bench.attach();
@@ -223,10 +324,10 @@ fn exchanged(bench: &Bench) -> Result<()> {
 
 #[test]
 fn every_path_fails_in_every_way_and_no_byte_is_lost() -> Result<()> {
-    scenario(Kernel::V6_1)
+    scenario(Kernel::V6_1, Maker::Sankit)
 }
 
 #[test]
 fn the_newer_kernel_keeps_every_byte_too() -> Result<()> {
-    scenario(Kernel::V6_12)
+    scenario(Kernel::V6_12, Maker::Targetcli)
 }

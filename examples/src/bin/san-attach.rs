@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Parser;
 use multipath::{
-    AttachSpec, Chap, Deadline, DetachSpec, Force, Host, Initiator, Iqn, Patience, Persistence, Secret,
+    AttachSpec, Chap, Deadline, DetachSpec, Force, Host, Initiator, Iqn, Patience, Persistence, Profile,
+    Secret,
 };
 
 /// Attach a disk of an iSCSI target over all its portals, as one multipath device; or detach it.
@@ -34,8 +35,12 @@ struct Cli {
     #[arg(long, requires = "user")]
     secret_file: Option<PathBuf>,
     /// Settings for a target that moves between two nodes: pings every second, steady retransmission, a connection given time to be made.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "profile")]
     failover: bool,
+    /// How long I/O waits for what: failover (as --failover), vmware (as its hosts wait), sanlock (a lease must outlast it; --vg
+    /// chooses this).
+    #[arg(long)]
+    profile: Option<Profile>,
     /// Attach again at each start of this machine.
     #[arg(long)]
     persistent: bool,
@@ -102,8 +107,22 @@ fn run(cli: Cli) -> Result<()> {
     if cli.persistent {
         spec = spec.with_persistence(Persistence::Always);
     }
-    if cli.failover {
-        spec = spec.with_patience(Patience::failover());
+    let moves = match (cli.profile, cli.vg.patience()) {
+        (None, Some(patience)) => {
+            spec = spec.with_patience(patience);
+            true
+        }
+        (None, None) if cli.failover => {
+            spec = spec.with_patience(Patience::failover());
+            true
+        }
+        (Some(profile), _) => {
+            spec = spec.with_patience(profile.patience());
+            profile != Profile::Vmware
+        }
+        (None, None) => false,
+    };
+    if moves {
         retransmit_steadily(&host)?;
         let_connections_be_made(&host)?;
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use multipath::shared::{
     Activation, Error, HostId, Level, LockManager, LvName, Overwrite, SharedVg, VgName, Watchdog,
 };
-use multipath::{Deadline, Host, Multipath};
+use multipath::{Deadline, Host, Multipath, Patience, Profile};
 
 /// How long sanlock may take: its own lease of before a reset must end first.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -56,6 +56,15 @@ impl Words {
             manager = manager.with_watchdog(Watchdog::None);
         }
         Ok(Some(SharedVg::on(host, name.clone(), manager)))
+    }
+
+    /// How long I/O may wait, if a group is to be shared: with the usual lease time what the profile says, else four I/O timeouts, two less than
+    /// a lease endures.
+    pub(crate) fn patience(&self) -> Option<Patience> {
+        self.vg.as_ref()?;
+        let mut patience = Profile::Sanlock.patience();
+        patience.queueing = Duration::from_secs(self.io_timeout.saturating_mul(4));
+        Some(patience)
     }
 
     /// After the disk is attached.
