@@ -95,7 +95,8 @@ impl Bench {
             "/lab/bin/lio-export /dev/disk/by-id/virtio-one --iqn {TARGET} {portals} --initiator {INITIATOR}
              C=/sys/kernel/config/target; T=$C/iscsi/{TARGET}/tpgt_1; mkdir -p $C/core/iblock_9/two
              echo -n \"udev_path=$(readlink -f /dev/disk/by-id/virtio-two)\" > $C/core/iblock_9/two/control
-             echo 1 > $C/core/iblock_9/two/enable; mkdir $T/lun/lun_1; ln -s $C/core/iblock_9/two $T/lun/lun_1/disk"
+             echo 1 > $C/core/iblock_9/two/enable; echo 2a5e01f2-0000-4000-8000-000000000002 > $C/core/iblock_9/two/wwn/vpd_unit_serial
+             mkdir $T/lun/lun_1; ln -s $C/core/iblock_9/two $T/lun/lun_1/disk"
         )
     }
 
@@ -320,6 +321,40 @@ fn exchanged(bench: &Bench) -> Result<()> {
     bench.say(&format!("exchanged: {}", error.lines().last().unwrap_or_default()));
     bench.attach()?;
     bench.paths(2)
+}
+
+/// How long I/O waits when one path falls silent, by the timeouts in force.
+#[test]
+fn a_silent_path_holds_io_as_long_as_its_timeouts_say() -> Result<()> {
+    let mut bench = Bench::boot(Kernel::V6_1, Maker::Sankit)?;
+    bench.set_up()?;
+    // Pings every so often, answered in so long, and so long to come back: whoever asks at the worst moment waits for all three.
+    for (profile, (interval, timeout, recovery)) in
+        [("--failover", (1_u32, 3, 5)), ("", (5, 5, 5)), ("--profile vmware", (15, 10, 10))]
+    {
+        bench.run(&bench.hv, &format!("/lab/bin/san-attach {TARGET} --detach"))?;
+        let portals = PORTALS.map(|portal| format!("-p {portal}:3260")).join(" ");
+        let said = bench.run(&bench.hv, &format!("/lab/bin/san-attach {TARGET} {portals} {profile}"))?;
+        bench.device = said.split(' ').next().context("no device")?.to_owned();
+        bench.paths(2)?;
+        let longest = f64::from(interval + timeout + recovery);
+        let cable = bench.hv.cable(0)?;
+        let what = format!("{profile}: ping {interval} s, answer {timeout} s, recovery {recovery} s; silent");
+        let gap = bench.under_io(&what, u64::from(interval + timeout + recovery) + 25, |_| {
+            cable.cut();
+            wait(longest + 6.0);
+            cable.restore();
+            Ok(())
+        })?;
+        // A second for the kernel's timers, and one for an emulated processor.
+        ensure!(gap <= longest + 2.0, "{profile}: {gap:.2} s");
+        ensure!(
+            gap >= f64::from(timeout + recovery) - 1.0,
+            "{profile}: {gap:.2} s is less than it has to be"
+        );
+    }
+    bench.lab.forgive();
+    Ok(())
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn holder_killed(vms: &Vms) -> Result<()> {
 fn taken_down(vms: &Vms) -> Result<()> {
     vms.refused(1, "remove", &["volumes vm1"])?;
     vms.vg(1, "remove-lv vm1")?;
-    vms.refused(1, "remove", &[])?;
+    vms.refused(1, "remove", &["group vms is in use"])?;
     let (code, said) = vms.attach(0, "--vg vms --host-id 1 -d")?;
     ensure!(code == 0 && said.contains("detached"), "{said}");
     vms.vg(1, "remove")?;

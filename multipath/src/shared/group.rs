@@ -170,7 +170,8 @@ impl SharedVg {
     /// Removes the group and its label from the disks: `vgremove`, `pvremove`. `false` if it was not there.
     ///
     /// # Errors
-    /// [`Error::Busy`] if it has volumes: they are removed one by one, by their names. [`Error::Held`] if another host has it started.
+    /// [`Error::Busy`] if it has volumes: they are removed one by one, by their names. [`Error::Held`] if another host has it started; that it
+    /// has just left is seen at the next renewal of this host's lease, which is waited for.
     pub fn remove(&self, deadline: Deadline) -> Result<bool> {
         let Some(vg) = self.get(deadline)? else { return Ok(false) };
         let name = self.name.as_str();
@@ -182,7 +183,12 @@ impl SharedVg {
             });
         }
         log::debug!("multipath: remove group {name}");
-        self.tools.change(name, None, &["vgremove", "--yes", name], deadline)?;
+        let renewed = deadline.or_after(self.manager.times().renewal + Duration::from_secs(5));
+        while let Err(error) = self.tools.change(name, None, &["vgremove", "--yes", name], deadline) {
+            if !matches!(error, Error::Held { .. }) || !renewed.pause(Duration::from_secs(2)) {
+                return Err(error);
+            }
+        }
         for pv in &vg.pvs {
             let device = pv.device.display().to_string();
             self.tools.change(name, None, &["pvremove", "--yes", &device], deadline)?;

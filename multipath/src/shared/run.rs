@@ -61,6 +61,9 @@ pub(super) fn explain(vg: &str, lv: Option<&str>, source: exec::Error) -> Error 
     if has(&["LV locked by other host"]) {
         return Error::Held { volume: lv.map_or(vg_name, |lv| format!("{vg}/{lv}")), holders: Vec::new() };
     }
+    if has(&["not stopped on other hosts"]) {
+        return Error::Held { volume: format!("group {vg}"), holders: Vec::new() };
+    }
     if has(&["storage failed for sanlock leases", "storage errors for sanlock leases"]) {
         return Error::LeasesLost { vg: vg_name, said };
     }
@@ -124,6 +127,8 @@ mod tests {
     fn refusals_have_a_meaning() {
         assert!(matches!(said("LV locked by other host: vms/vm1 Failed to lock logical volume vms/vm1."),
             Error::Held { volume, .. } if volume == "vms/vm1"));
+        assert!(matches!(said("Lockspace for \"vms\" not stopped on other hosts"),
+            Error::Held { volume, .. } if volume == "group vms"));
         assert!(matches!(
             said("VG vms lock failed: held by other host. Cannot access VG vms due to failed lock."),
             Error::Contended { .. }

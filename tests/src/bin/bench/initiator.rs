@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Cmd, Lab, Mode};
+use lab::{Cmd, Impair, Lab, Mode};
 
 use crate::Goal;
 use crate::report::Row;
@@ -22,7 +22,14 @@ const DISCOVERY: Goal = Goal {
     name: "discovery of 300 targets (ms, warm): multipath::discover vs iscsiadm -m discovery -o nonpersistent",
     ratio: 5.0,
 };
-pub(crate) const GOALS: [Goal; 3] = [ATTACH, DETACH, DISCOVERY];
+/// Article 2's own finding: it is sessions that make it faster, not ports of a bond.
+const TWO_PORTALS: Goal =
+    Goal { name: "32 MiB read, links of 4 MB/s each (ms): a map over two portals vs one portal", ratio: 1.8 };
+const BOND: Goal = Goal {
+    name: "32 MiB read, links of 4 MB/s each (ms; no gain is what is expected): one portal over a bond of both links vs one link",
+    ratio: 0.9,
+};
+pub(crate) const GOALS: [Goal; 5] = [ATTACH, DETACH, DISCOVERY, TWO_PORTALS, BOND];
 
 /// Runs all comparisons; rows are added as they are done.
 pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()> {
@@ -56,6 +63,76 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
             rows.push(Row::new(goal, &values("ours"), &values("peer")));
         }
     }
+    machine.shutdown()?;
+    throughput(programs, runs.min(3), rows)
+}
+
+/// A node and a hypervisor with two links, each of them slow: how long a read takes over one portal, over two, over a bond.
+fn throughput(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()> {
+    const RATE: u64 = 4_000_000;
+    const TARGET: &str = "iqn.2026-01.lab.sankit:rate";
+    let lab = Lab::new("bench-throughput")?;
+    for program in ["san-attach", "lio-export"] {
+        lab.install(&programs.join(program))?;
+    }
+    let lan = [lab.segment("lan1"), lab.segment("lan2")];
+    let [first, second] = &lan;
+    let machine = |name: &str| lab.machine(name).mode(Mode::Root).memory(768).cpus(1).nic(first).nic(second);
+    let san = machine("san").disk(&lab.plain_disk("disk", 64 << 20)?).build()?;
+    let hv = machine("hv").build()?;
+    lab.boot_all(&[san.clone(), hv.clone()])?;
+    for machine in [&san, &hv] {
+        for cable in 0..2 {
+            machine.cable(cable)?.impair(Impair { rate: Some(RATE), ..Impair::default() });
+        }
+    }
+    san.sh("modprobe -a iscsi_target_mod target_core_iblock")?;
+    san.sh(&format!("/lab/bin/lio-export /dev/disk/by-id/virtio-disk --iqn {TARGET} --anybody"))?;
+    hv.sh("modprobe -a iscsi_tcp dm_multipath; mkdir -p /run/lock/iscsi; iscsid; multipathd
+           for i in $(seq 300); do multipathd show daemon 2>/dev/null | grep -q pid && break; sleep 0.1; done")?;
+    let apart = "ip addr add 10.1.24.$N/24 dev eth0; ip addr add 10.1.25.$N/24 dev eth1; ip link set eth0 up; ip link set eth1 up";
+    let bonded = "ip addr flush dev eth0; ip addr flush dev eth1; ip link set eth0 down; ip link set eth1 down
+        ip link add bond0 type bond mode balance-xor xmit_hash_policy layer3+4 miimon 100
+        ip link set eth0 master bond0; ip link set eth1 master bond0; ip link set bond0 up; ip addr add 10.1.26.$N/24 dev bond0";
+    let lay = |script: &str| -> Result<()> {
+        for (machine, last) in [(&san, 10), (&hv, 1)] {
+            machine.sh(&format!("N={last}; {script}"))?;
+        }
+        Ok(())
+    };
+    let read = |portals: &[&str]| -> Result<f64> {
+        let portals: String = portals.iter().map(|portal| format!(" -p {portal}:3260")).collect();
+        let attached = hv.run_ok(
+            Cmd::sh(&format!("/lab/bin/san-attach {TARGET}{portals}")).deadline(Duration::from_secs(120)),
+        )?;
+        let device = attached.stdout.split(' ').next().context("no device")?.to_owned();
+        let fio = format!(
+            "fio --name=r --filename={device} --direct=1 --ioengine=libaio --iodepth=8 --rw=read --bs=128k --size=32M --output-format=json"
+        );
+        let said = hv.run_ok(Cmd::sh(&fio).deadline(Duration::from_secs(120)))?;
+        let report: serde_json::Value = serde_json::from_str(&said.stdout)?;
+        let time = report
+            .pointer("/jobs/0/read/runtime")
+            .and_then(serde_json::Value::as_f64)
+            .context("no runtime")?;
+        hv.run_ok(Cmd::sh(&format!("/lab/bin/san-attach {TARGET} -d")).deadline(Duration::from_secs(120)))?;
+        Ok(time)
+    };
+    let (mut one, mut two, mut bond) = (Vec::new(), Vec::new(), Vec::new());
+    lay(apart)?;
+    for _ in 0..runs {
+        one.push(read(&["10.1.24.10"])?);
+        two.push(read(&["10.1.24.10", "10.1.25.10"])?);
+    }
+    lay(bonded)?;
+    for _ in 0..runs {
+        bond.push(read(&["10.1.26.10"])?);
+    }
+    println!(
+        "initiator: 32 MiB over one portal {one:?} ms, over two {two:?}, over a bond of two links {bond:?}"
+    );
+    rows.push(Row::new(&TWO_PORTALS, &two, &one));
+    rows.push(Row::new(&BOND, &bond, &one));
     Ok(())
 }
 
