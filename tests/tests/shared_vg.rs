@@ -291,6 +291,26 @@ fn scenario(kernel: Kernel) -> Result<()> {
     Ok(())
 }
 
+/// One host alone: made, nothing in it, removed; the disk is as it was.
+#[test]
+fn a_group_of_one_host_is_made_and_removed() -> Result<()> {
+    let vms = Vms::boot(Kernel::V6_1)?;
+    vms.serve()?;
+    vms.equip(0)?;
+    let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create")?;
+    ensure!(code == 0 && said.contains("group vms made"), "{said}");
+    vms.vg(0, "remove")?;
+    vms.vg(0, "stop")?;
+    let script =
+        "pidof sanlock lvmlockd || true; ls /dev/mapper | grep vms || true; wipefs -n /dev/mapper/3*";
+    let left = vms.run(&vms.hosts[0], script)?;
+    ensure!(left.is_empty(), "{left}");
+    let (code, said) = vms.attach(0, "-d")?;
+    ensure!(code == 0 && said.contains("detached"), "{said}");
+    vms.lab.forgive();
+    Ok(())
+}
+
 #[test]
 fn a_volume_is_one_hosts_until_it_is_given_or_its_lease_is_gone() -> Result<()> {
     scenario(Kernel::V6_1)

@@ -191,7 +191,14 @@ impl SharedVg {
         }
         for pv in &vg.pvs {
             let device = pv.device.display().to_string();
-            self.tools.change(name, None, &["pvremove", "--yes", &device], deadline)?;
+            let command = ["pvremove", "--yes", &device];
+            match self.tools.change(name, None, &command, deadline) {
+                // The lock that protects disks of no group was in this group, and has gone with it.
+                Err(Error::GlobalLockElsewhere { .. }) => {
+                    self.tools.change_unlocked(name, &command, deadline)?;
+                }
+                other => other?,
+            }
         }
         Ok(true)
     }

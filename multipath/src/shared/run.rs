@@ -44,6 +44,17 @@ impl Tools {
     ) -> Result<()> {
         self.lvm(command, deadline).map(drop).map_err(|error| explain(vg, lv, error))
     }
+
+    /// The same without the lock manager: for what belongs to no shared group.
+    pub(super) fn change_unlocked(&self, vg: &str, command: &[&str], deadline: Deadline) -> Result<()> {
+        let mut args = command.to_vec();
+        args.extend(["--config", "global/use_lvmlockd=0"]);
+        self.host
+            .exec()
+            .run_ok(Program::LVM, &args, deadline)
+            .map(drop)
+            .map_err(|error| explain(vg, None, error))
+    }
 }
 
 /// Turns a refusal of lvm (exit code 5 and a text) into an error one can match. The texts are those of lvm2 2.03.16,
