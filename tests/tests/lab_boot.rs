@@ -18,10 +18,14 @@ fn a_tiny_machine_is_ready_in_ten_seconds_and_answers_in_milliseconds() -> Resul
     let lab = Lab::new("boot")?;
     // The first boot of a run makes what is missing and writes the initramfs.
     let vm = lab.machine("n1").boot()?;
-    vm.power_cut();
-    let start = Instant::now();
-    vm.boot()?;
-    let boot = start.elapsed();
+    // The best of three, as of the rest: what else the machine does is not what is measured.
+    let mut boot = Duration::MAX;
+    for _ in 0..3 {
+        vm.power_cut();
+        let start = Instant::now();
+        vm.boot()?;
+        boot = boot.min(start.elapsed());
+    }
     let rounds: Result<Vec<Duration>> = (0..5).map(|_| vm.ping()).collect();
     let runs: Result<Vec<Duration>> = (0..5).map(|_| Ok(vm.run_ok(["true"])?.elapsed)).collect();
     let (ping, run) = (rounds?.into_iter().min(), runs?.into_iter().min());

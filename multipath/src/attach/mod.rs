@@ -26,7 +26,7 @@ pub use repair::Orphan;
 use crate::error::{Error, Result};
 use crate::records::{NodeSpec, Records, Scan, Startup};
 use crate::spec::{AttachSpec, Patience, Persistence, PortalSpec};
-use crate::state::{Attached, SessionPhase, SessionState};
+use crate::state::{Attached, DiskState, SessionPhase, SessionState};
 use crate::{Initiator, discovery, session};
 use events::Events;
 use undo::Undo;
@@ -241,7 +241,15 @@ impl Initiator {
     fn seen(&self, target: &Iqn) -> String {
         let mine = |s: &&SessionState| &s.target == target;
         let text = |s: &SessionState| {
-            let disks: Vec<_> = s.disks.iter().map(|d| format!("{} (LUN {})", d.device, d.lun)).collect();
+            // Without a unit serial LIO shows no page 0x83, and nobody can tell such disks apart.
+            let named = |d: &DiskState| match &d.wwid {
+                Some(_) => format!("{} (LUN {})", d.device, d.lun),
+                None => format!(
+                    "{} (LUN {}, without an identifier: its backstore needs a unit serial)",
+                    d.device, d.lun
+                ),
+            };
+            let disks: Vec<_> = s.disks.iter().map(named).collect();
             let portal = s.portal.map_or_else(|| "?".to_owned(), |p| p.to_string());
             let disks = if disks.is_empty() { "no disk".to_owned() } else { disks.join(", ") };
             format!("session {} to {portal} is {} with {disks}", s.id, s.phase)

@@ -124,7 +124,10 @@ fn throughput(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()> {
         one.push(read(&["10.1.24.10"])?);
         two.push(read(&["10.1.24.10", "10.1.25.10"])?);
     }
+    println!("initiator: 32 MiB over one portal {one:?} ms, over two {two:?}");
+    rows.push(Row::new(&TWO_PORTALS, &two, &one));
     lay(bonded)?;
+    hv.sh("for i in $(seq 30); do ping -c 1 -W 1 10.1.26.10 >/dev/null && exit 0; done; cat /proc/net/bonding/bond0; exit 1")?;
     for _ in 0..runs {
         bond.push(read(&["10.1.26.10"])?);
     }
@@ -161,7 +164,7 @@ pub(crate) mod guest {
         disks() { ls -d /sys/class/iscsi_session/session*/device/target*/*/block/* 2>/dev/null; }
         until [ "$(disks | wc -l)" = 2 ]; do sleep 0.05; done
         t3=$(date +%s%N)
-        for d in $(disks); do multipath -a /dev/${d##*/} >/dev/null; multipathd add path ${d##*/} >/dev/null; done
+        for d in $(disks); do multipath -a /dev/${d##*/} >/dev/null || true; multipathd add path ${d##*/} >/dev/null || true; done
         until [ "$(multipath -ll | grep -c 'active ready running')" = 2 ]; do sleep 0.05; done
         map=$(multipath -l -v1)
         until dd if=/dev/mapper/$map of=/dev/null bs=4k count=1 iflag=direct status=none; do sleep 0.05; done
@@ -203,6 +206,7 @@ pub(crate) mod guest {
                 mkdir -p $C/core/iblock_0/bench
                 echo -n "udev_path=$(readlink -f /dev/disk/by-id/virtio-disk)" > $C/core/iblock_0/bench/control
                 echo 1 > $C/core/iblock_0/bench/enable
+                echo 5a11da7a-0000-4000-8000-000000000001 > $C/core/iblock_0/bench/wwn/vpd_unit_serial
                 mkdir -p $C/iscsi/{TARGET} $T $T/lun/lun_0
                 ln -s $C/core/iblock_0/bench $T/lun/lun_0/disk
                 for p in {portals}; do mkdir $T/np/$p; done
