@@ -107,24 +107,14 @@ fn run(cli: Cli) -> Result<()> {
     if cli.persistent {
         spec = spec.with_persistence(Persistence::Always);
     }
-    let moves = match (cli.profile, cli.vg.patience()) {
-        (None, Some(patience)) => {
-            spec = spec.with_patience(patience);
-            true
+    let patience = cli.profile.map(Profile::patience).or_else(|| cli.vg.patience());
+    if let Some(patience) = patience.or_else(|| cli.failover.then(Patience::failover)) {
+        spec = spec.with_patience(patience);
+        // These times are for whoever waits as ESXi does.
+        if cli.profile != Some(Profile::Vmware) {
+            retransmit_steadily(&host)?;
+            let_connections_be_made(&host)?;
         }
-        (None, None) if cli.failover => {
-            spec = spec.with_patience(Patience::failover());
-            true
-        }
-        (Some(profile), _) => {
-            spec = spec.with_patience(profile.patience());
-            profile != Profile::Vmware
-        }
-        (None, None) => false,
-    };
-    if moves {
-        retransmit_steadily(&host)?;
-        let_connections_be_made(&host)?;
     }
     let disk = initiator.attach(&spec, deadline)?;
     println!(

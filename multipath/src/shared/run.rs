@@ -29,8 +29,17 @@ impl Tools {
         command: &[&str],
         deadline: Deadline,
     ) -> std::result::Result<String, exec::Error> {
+        self.with_config(&self.config, command, deadline)
+    }
+
+    fn with_config(
+        &self,
+        config: &str,
+        command: &[&str],
+        deadline: Deadline,
+    ) -> std::result::Result<String, exec::Error> {
         let mut args = command.to_vec();
-        args.extend(["--config", &self.config]);
+        args.extend(["--config", config]);
         self.host.exec().run_ok(Program::LVM, &args, deadline).map(|output| output.text())
     }
 
@@ -47,13 +56,8 @@ impl Tools {
 
     /// The same without the lock manager: for what belongs to no shared group.
     pub(super) fn change_unlocked(&self, vg: &str, command: &[&str], deadline: Deadline) -> Result<()> {
-        let mut args = command.to_vec();
-        args.extend(["--config", "global/use_lvmlockd=0"]);
-        self.host
-            .exec()
-            .run_ok(Program::LVM, &args, deadline)
-            .map(drop)
-            .map_err(|error| explain(vg, None, error))
+        let done = self.with_config("global/use_lvmlockd=0", command, deadline);
+        done.map(drop).map_err(|error| explain(vg, None, error))
     }
 }
 
