@@ -131,6 +131,12 @@ impl Nodes {
         let mut followed = 0;
         while let Some(name) = rest.pop() {
             if name == ".." {
+                // The way leads through the directory: it has to be there.
+                match self.0.get(&at) {
+                    None if !at.is_empty() => return Err(libc::ENOENT),
+                    Some(Node::File(_)) => return Err(libc::ENOTDIR),
+                    _ => {}
+                }
                 at.truncate(at.rfind('/').unwrap_or(0));
                 continue;
             }

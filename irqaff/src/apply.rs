@@ -1,6 +1,5 @@
 //! Carrying out steps, and saying what a refusal means.
 
-use host::tree::Kind;
 use host::{Tree, TreeError};
 
 use crate::error::{Error, Result};
@@ -17,34 +16,33 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) fn run(tree: &Tree, step: &Step) -> Result<Outcome> {
-    match step {
-        Step::Affinity { cpus, .. } => {
-            let irq = number(tree, step)?;
-            match tree.write(format!("/proc/irq/{irq}/smp_affinity_list"), cpus.to_string()) {
-                Ok(()) => Ok(Outcome::Done),
-                // write_irq_affinity answers EIO on 6.1 and EPERM on 6.12 where irq_can_set_affinity_usr is false: managed by its driver,
-                // or a timer. A user who is not root is stopped by EACCES when the file is opened.
-                Err(error) if matches!(error.errno(), Some(libc::EIO | libc::EPERM)) => {
-                    Ok(Outcome::NotMovable(irq))
-                }
-                Err(error) => Err(refused(step, error)),
-            }
-        }
+    let Step::Affinity { irq, action, cpus, .. } = step else {
+        tree.write(step.path(), step.value()).map_err(|error| refused(step, error))?;
+        return Ok(Outcome::Done);
+    };
+    // Under each interrupt the kernel keeps a directory with the name of each of its users (register_handler_proc, kernel/irq/proc.c). The
+    // way through it opens the file only while the interrupt is still its device's: no look before, and no time between look and open.
+    let through = (!action.is_empty()).then(|| format!("/proc/irq/{irq}/{action}/../smp_affinity_list"));
+    let direct = through.map(|file| tree.write(file, cpus.to_string()));
+    let (irq, written) = match direct {
+        Some(written) if !written.as_ref().is_err_and(TreeError::is_not_found) => (*irq, written),
         _ => {
-            tree.write(step.path(), step.value()).map_err(|error| refused(step, error))?;
-            Ok(Outcome::Done)
+            let irq = number(tree, step)?;
+            (irq, tree.write(format!("/proc/irq/{irq}/smp_affinity_list"), cpus.to_string()))
         }
+    };
+    match written {
+        Ok(()) => Ok(Outcome::Done),
+        // write_irq_affinity answers EIO on 6.1 and EPERM on 6.12 where irq_can_set_affinity_usr is false: managed by its driver, or a timer.
+        // A user who is not root is stopped by EACCES when the file is opened.
+        Err(error) if matches!(error.errno(), Some(libc::EIO | libc::EPERM)) => Ok(Outcome::NotMovable(irq)),
+        Err(error) => Err(refused(step, error)),
     }
 }
 
 /// The interrupt's number now: that of the step, unless another interrupt has got it since.
 fn number(tree: &Tree, step: &Step) -> Result<u32> {
     let Step::Affinity { device, irq, index, action, .. } = step else { return Ok(0) };
-    // Under each interrupt the kernel keeps a directory with the name of each of its users (register_handler_proc, kernel/irq/proc.c): to
-    // look whether it is there takes one call, to read the names four.
-    if !action.is_empty() && tree.kind(format!("/proc/irq/{irq}/{action}"))? == Some(Kind::Dir) {
-        return Ok(*irq);
-    }
     let named = |irq: u32| tree.read_opt(format!("/sys/kernel/irq/{irq}/actions"));
     match named(*irq) {
         Ok(Some(now)) if now.trim() != action => {}

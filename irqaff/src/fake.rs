@@ -84,6 +84,9 @@ pub fn add_interrupt(memory: &Memory, irq: u32, action: &str) {
         nodes.put(&format!("/proc/irq/{irq}/smp_affinity_list"), online);
         nodes.put(&format!("/proc/irq/{irq}/effective_affinity_list"), "0\n");
         nodes.put(&format!("/sys/kernel/irq/{irq}/actions"), format!("{action}\n"));
+        for user in action.split(',') {
+            nodes.put_dir(&format!("/proc/irq/{irq}/{user}"));
+        }
     });
 }
 

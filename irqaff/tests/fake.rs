@@ -330,23 +330,52 @@ fn a_shared_line_counts_for_the_first_device() -> Outcome {
     Ok(())
 }
 
+/// Each device of a captured machine with its queues (NVMe's queue 0 is the administrator's), and one action that has to be in its `/proc/interrupts`.
 #[test]
 fn captured_machines_are_understood() -> Outcome {
-    for (text, ports) in [
-        (include_str!("fixtures/qemu-7.2-virtio-linux-6.1.txt"), vec![("eth0", vec![0]), ("eth1", vec![0])]),
-        (include_str!("fixtures/virtio-pci-linux-6.18.txt"), vec![("eth0", vec![0])]),
+    for (text, devices, action) in [
+        (
+            include_str!("fixtures/qemu-7.2-virtio-linux-6.1.txt"),
+            vec![("eth0", 0..1), ("eth1", 0..1)],
+            "-input.0",
+        ),
+        (include_str!("fixtures/virtio-pci-linux-6.18.txt"), vec![("eth0", 0..1)], "-input.0"),
+        (
+            include_str!("fixtures/nvme-vmxnet3-e1000e-linux-6.1.txt"),
+            vec![
+                ("eth0", 0..8),
+                ("eth1", 0..1),
+                ("0000:00:04.0", 0..16),
+                ("0000:00:08.0", 0..4),
+                ("nvme0", 1..17),
+            ],
+            "nvme0q16",
+        ),
+        (
+            include_str!("fixtures/255-processors-linux-6.1.txt"),
+            vec![
+                ("eth0", 0..8),
+                ("eth1", 0..1),
+                ("0000:00:04.0", 0..255),
+                ("0000:00:08.0", 0..4),
+                ("nvme0", 1..33),
+            ],
+            "nvme0q32",
+        ),
     ] {
         let memory = Memory::new();
         capture::load(&memory, text);
         let irqaff = on(&memory);
         let seen: Vec<_> = irqaff.list()?.into_iter().map(|d| (d.name.to_string(), d.queues())).collect();
-        let wanted: Vec<_> = ports.into_iter().map(|(name, queues)| (name.to_owned(), queues)).collect();
+        let wanted: Vec<_> =
+            devices.iter().map(|(name, queues)| ((*name).to_owned(), queues.clone().collect())).collect();
         assert_eq!(seen, wanted);
-        let policy = Policy::spread([name("eth0")]).over(cpus("1"));
+        let last = memory.tree().read("/sys/devices/system/cpu/online")?.parse::<CpuSet>()?.iter().last();
+        let policy = Policy::spread([name("eth0")]).over(CpuSet::single(last.expect("a processor")));
         irqaff.ensure(&policy)?;
         assert!(irqaff.verify(&policy)?.holds());
         let lines = irqaff::wire::interrupts::parse(&memory.tree().read("/proc/interrupts")?)?;
-        assert!(lines.iter().any(|line| line.actions.iter().any(|action| action.ends_with("-input.0"))));
+        assert!(lines.iter().any(|line| line.actions.iter().any(|found| found.ends_with(action))));
     }
     Ok(())
 }

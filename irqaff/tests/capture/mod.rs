@@ -1,9 +1,11 @@
 //! Captured machines: one line a file or link, `F PATH<tab>TEXT` with escapes, `L PATH<tab>TARGET`.
 #![allow(dead_code, unreachable_pub, clippy::expect_used)]
 
-use host::Tree;
+use std::collections::HashSet;
+
 use host::fake::Memory;
 use host::tree::Kind;
+use host::{CpuSet, Tree};
 
 /// Puts a captured machine into a memory.
 pub fn load(memory: &Memory, text: &str) {
@@ -28,8 +30,12 @@ pub fn take(tree: &Tree) -> String {
     ["online", "possible", "isolated", "nohz_full"]
         .iter()
         .for_each(|f| file(&format!("/sys/devices/system/cpu/{f}")));
-    for cpu in 0..8 {
+    let present = tree.read("/sys/devices/system/cpu/possible").expect("the processors");
+    for cpu in present.parse::<CpuSet>().expect("a list").iter() {
         file(&format!("/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"));
+    }
+    for node in tree.dirs("/sys/devices/system/node").unwrap_or_default() {
+        file(&format!("/sys/devices/system/node/{node}/cpulist"));
     }
     file("/proc/interrupts");
     for irq in tree.dirs("/proc/irq").unwrap_or_default() {
@@ -47,6 +53,17 @@ pub fn take(tree: &Tree) -> String {
             device(tree, &real, &mut out);
         }
     }
+    // A controller by the number of what it drives, and the way from there back to it.
+    for class in ["/sys/class/nvme", "/sys/class/scsi_host"] {
+        for name in tree.links(class).unwrap_or_default() {
+            let real = tree.read_link(format!("{class}/{name}")).expect("a link").display().to_string();
+            out.push_str(&format!("L {class}/{name}\t{real}\n"));
+            if let Ok(below) = tree.read_link(format!("{real}/device")) {
+                device(tree, &below.display().to_string(), &mut out);
+                out.push_str(&format!("L {real}/device\t{}\n", below.display()));
+            }
+        }
+    }
     for name in tree.links("/sys/class/net").unwrap_or_default() {
         let link = format!("/sys/class/net/{name}");
         let real = tree.read_link(&link).expect("a link").display().to_string();
@@ -61,6 +78,7 @@ pub fn take(tree: &Tree) -> String {
             }
         };
         file(format!("{real}/address"));
+        file(format!("{real}/ifindex"));
         for queue in tree.dirs(format!("{real}/queues")).unwrap_or_default() {
             file(format!("{real}/queues/{queue}/rps_cpus"));
             file(format!("{real}/queues/{queue}/rps_flow_cnt"));
@@ -73,7 +91,9 @@ pub fn take(tree: &Tree) -> String {
         device(tree, &parent, &mut out);
         out.push_str(&format!("L {real}/device\t{below}\n"));
     }
-    out
+    // A controller is found by its address and by its number.
+    let mut seen = HashSet::new();
+    out.lines().filter(|line| seen.insert(*line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// A device's directory.
