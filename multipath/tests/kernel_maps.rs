@@ -149,7 +149,7 @@ END
         return Err(format!("there is not a map of every disk, with two working paths:\n{seen}").into());
     }
     // udev reads each new map, and the kernel makes a group active with its first read.
-    sh("udevadm settle --timeout=300")?;
+    sh("udevadm settle --timeout=900")?;
     Ok((maps, kernel))
 }
 

@@ -10,6 +10,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
 read -r host </proc/sys/kernel/hostname
 echo "$host" >/etc/hostname
 echo "127.0.1.1 $host" >>/etc/hosts
+# udev makes a bond's or bridge's hardware address of it (MACAddressPolicy=persistent): two machines must not have the same.
+printf '%s' "$host" | md5sum | cut -c 1-32 >/etc/machine-id
 ip link set lo up
 modprobe -a -q configfs
 mount -t configfs configfs /sys/kernel/config 2>/dev/null

@@ -52,7 +52,7 @@ pub(crate) fn run(programs: &Path, runs: u32, rows: &mut Vec<Row>) -> Result<()>
 pub(crate) mod guest {
     use std::process::{Command, Stdio};
 
-    use ::multipath::{Deadline, Kernel, MapName, Multipath};
+    use ::multipath::{Deadline, Kernel, MapName, MapState, Multipath};
 
     use super::{Context, Duration, LIST, QUERY, Result, SNAPSHOT, bail, ensure};
     use crate::report::{say, timed};
@@ -71,7 +71,7 @@ pub(crate) mod guest {
         Ok(said)
     }
 
-    fn setup(maps: &Multipath) -> Result<()> {
+    fn setup(maps: &Multipath, kernel: &Kernel) -> Result<()> {
         std::fs::create_dir_all("/etc/multipath")?;
         std::fs::write(
             "/etc/multipath.conf",
@@ -89,19 +89,15 @@ pub(crate) mod guest {
             "dev_size_mb=8",
             "delay=0",
         ])?;
-        tool(&["udevadm", "settle", "--timeout=600"])?;
+        tool(&["udevadm", "settle", "--timeout=900"])?;
         tool(&["multipathd"])?;
         let deadline = Deadline::after(Duration::from_secs(900));
-        loop {
-            // multipathd does not tell when it has taken all up.
-            if let Ok(list) = maps.list()
-                && list.len() == COUNT
-                && list.iter().all(|map| map.working() == 2)
-            {
-                return Ok(());
-            }
-            ensure!(deadline.pause(Duration::from_millis(500)), "there are no {COUNT} maps with two paths");
+        let whole = |list: Vec<MapState>| list.len() == COUNT && list.iter().all(|map| map.working() == 2);
+        // multipathd does not tell when it has taken all up. The kernel is asked first: each question keeps the daemon from its work.
+        while !(whole(kernel.list()?) && maps.list().is_ok_and(whole)) {
+            ensure!(deadline.pause(Duration::from_secs(2)), "there are no {COUNT} maps with two paths");
         }
+        Ok(())
     }
 
     /// Everything; both sides see the same maps, or the numbers say nothing.
@@ -110,7 +106,7 @@ pub(crate) mod guest {
             bail!("there is no part {what:?}");
         }
         let (maps, kernel) = (Multipath::new()?.with_timeout(Duration::from_secs(30)), Kernel::new());
-        setup(&maps)?;
+        setup(&maps, &kernel)?;
         let all = kernel.list()?;
         let drawn = tool(&["multipath", "-ll"])?;
         let named = all.iter().filter(|map| drawn.contains(&map.wwid)).count();
