@@ -3,10 +3,11 @@
 //! power, and the other has the volume only after the lease is gone.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)] // It is a test.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Cmd, Kernel, Lab, Machine, Mode, Running};
+use lab::{Cmd, Kernel, Lab, Machine, Mode, Running, Segment};
 
 const TARGET: &str = "iqn.2026-01.lab.sankit:vms";
 const PORTALS: [&str; 2] = ["10.1.24.10", "10.1.25.10"];
@@ -20,8 +21,22 @@ const FIO: &str = "fio --name=vm --filename=/dev/mapper/vms-vm1 --direct=1 --ioe
 /// A part of the volume that nobody else writes to.
 const KEPT: &str = "fio --name=kept --filename=/dev/mapper/vms-vm1 --direct=1 --bs=64k --offset=64m --size=8m --verify=crc32c --verify_fatal=1";
 
+/// What a hypervisor's files say.
+const SETTLED: &str = r#"# The lab's udev looks up no names of groups; sanlock's user is in the group disk.
+             echo 'SUBSYSTEM=="block", GROUP="6", MODE="0660"' > /etc/udev/rules.d/90-disk.rules
+             sed -i 's/use_lvmlockd = 0/use_lvmlockd = 1/' /etc/lvm/lvm.conf"#;
+
+/// Its name and addresses.
+fn addresses(number: usize) -> String {
+    format!(
+        "echo InitiatorName=iqn.2026-01.lab.sankit:hv{number} > /etc/iscsi/initiatorname.iscsi
+             for i in 0 1; do ip addr add 10.1.2$((4+i)).{number}/24 dev eth$i; ip link set eth$i up; done"
+    )
+}
+
 struct Vms {
     lab: Lab,
+    lan: [Segment; 2],
     node: Machine,
     hosts: [Machine; 2],
     started: Instant,
@@ -44,7 +59,30 @@ impl Vms {
         let host = |name: &str| machine(name).root("shared-vg").build();
         let hosts = [host("hv1")?, host("hv2")?];
         lab.boot_all(&[node.clone(), hosts[0].clone(), hosts[1].clone()])?;
-        Ok(Self { lab, node, hosts, started: Instant::now() })
+        Ok(Self { lab, lan, node, hosts, started: Instant::now() })
+    }
+
+    /// A hypervisor as `hv1`, which is off, that boots with systemd: the unit is enabled, and so are the daemons of the path to the disk.
+    fn with_systemd(&self, unit: &str) -> Result<Machine> {
+        let script = format!(
+            "#!/bin/sh -e
+             install /lab/bin/san-attach /lab/bin/shared_vg /usr/bin/
+             {SETTLED}
+             {}
+             modprobe -a iscsi_tcp dm_multipath dm_service_time scsi_dh_alua softdog
+             cat > /etc/systemd/system/san-attach-vms.service <<'END'\n{unit}\nEND
+             wants=/run/systemd/system/lab.target.wants; mkdir -p $wants
+             ln -s /etc/systemd/system/san-attach-vms.service $wants/
+             ln -s /lib/systemd/system/multipathd.service /lib/systemd/system/iscsid.service $wants/\n",
+            addresses(1)
+        );
+        let file = self.lab.share().join("bin/again.boot");
+        std::fs::write(&file, script)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+        let machine = self.lab.machine("again").memory(768).cpus(2).nic(&self.lan[0]).nic(&self.lan[1]);
+        let machine = machine.root("shared-vg").systemd().boot_deadline(Duration::from_secs(400)).build()?;
+        machine.boot()?;
+        Ok(machine)
     }
 
     fn say(&self, text: &str) {
@@ -67,15 +105,13 @@ impl Vms {
     fn equip(&self, host: usize) -> Result<()> {
         let number = host + 1;
         let script = format!(
-            "hostname hv{number}; install /lab/bin/san-attach /lab/bin/shared_vg /usr/local/bin/
-             echo InitiatorName=iqn.2026-01.lab.sankit:hv{number} > /etc/iscsi/initiatorname.iscsi
-             for i in 0 1; do ip addr add 10.1.2$((4+i)).{number}/24 dev eth$i; ip link set eth$i up; done
-             # The lab's udev looks up no names of groups; sanlock's user is in the group disk.
-             echo 'SUBSYSTEM==\"block\", GROUP=\"6\", MODE=\"0660\"' > /etc/udev/rules.d/90-disk.rules
+            "hostname hv{number}; install /lab/bin/san-attach /lab/bin/shared_vg /usr/bin/
+             {SETTLED}
+             {}
              udevadm control --reload
-             sed -i 's/use_lvmlockd = 0/use_lvmlockd = 1/' /etc/lvm/lvm.conf
              modprobe -a iscsi_tcp dm_multipath dm_service_time scsi_dh_alua softdog; iscsid; multipathd
-             for i in $(seq 300); do multipathd show daemon 2>/dev/null | grep -q pid && break; sleep 0.1; done"
+             for i in $(seq 300); do multipathd show daemon 2>/dev/null | grep -q pid && break; sleep 0.1; done",
+            addresses(number)
         );
         self.run(&self.hosts[host], &script).map(drop)
     }
@@ -308,6 +344,55 @@ fn a_group_of_one_host_is_made_and_removed() -> Result<()> {
     let (code, said) = vms.attach(0, "-d")?;
     ensure!(code == 0 && said.contains("detached"), "{said}");
     vms.lab.forgive();
+    Ok(())
+}
+
+/// systemd starts the unit at boot and ends it in order.
+#[test]
+fn its_unit_attaches_and_joins_at_boot() -> Result<()> {
+    let vms = Vms::boot(Kernel::V6_1)?;
+    vms.serve()?;
+    vms.equip(0)?;
+    let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create --unit")?;
+    let unit = said.find("# /etc/systemd").and_then(|at| said.get(at..)).unwrap_or_default().to_owned();
+    ensure!(code == 0 && unit.contains("WantedBy="), "{said}");
+    let (code, said) = vms.attach(0, "--vg vms --host-id 1 -d")?;
+    ensure!(code == 0, "{said}");
+    vms.hosts[0].power_cut();
+    let host = vms.with_systemd(&unit)?;
+    let outcome = at_boot(&vms, &host);
+    if outcome.is_err() {
+        let look = "systemctl --no-pager status san-attach-vms; journalctl --no-pager -b | tail -n 60; lvmlockctl -i; sanlock client status; true";
+        println!("{}", vms.run(&host, look).unwrap_or_else(|error| format!("{error:#}")));
+    }
+    outcome?;
+    vms.lab.forgive();
+    Ok(())
+}
+
+fn at_boot(vms: &Vms, host: &Machine) -> Result<()> {
+    let script = "for i in $(seq 400); do s=$(systemctl is-active san-attach-vms); case $s in active|failed) break; esac; sleep 1; done; echo $s";
+    let state = vms.run(host, script)?;
+    ensure!(state == "active", "the unit is {state}");
+    let took = "systemctl show -p ActiveEnterTimestampMonotonic --value san-attach-vms";
+    vms.say(&format!("the unit was there {} us after the boot", vms.run(host, took)?));
+    // Its own lines, and none of them a mistake.
+    let verified =
+        vms.run(host, "systemd-analyze verify --man=no /etc/systemd/system/san-attach-vms.service")?;
+    ensure!(!verified.contains("san-attach-vms"), "{verified}");
+    let seen = vms.run(host, "lvmlockctl -i; vgs --noheadings -o vg_name,vg_lock_type")?;
+    ensure!(seen.contains("vms") && seen.contains("sanlock"), "{seen}");
+    vms.run(host, "shared_vg vms 1 create-lv vm1 64M ex")?;
+    vms.run(
+        host,
+        "dd if=/dev/zero of=/dev/mapper/vms-vm1 bs=1M count=1 oflag=direct && shared_vg vms 1 deactivate vm1",
+    )?;
+    vms.run(host, "systemctl stop san-attach-vms")?;
+    let result = vms.run(host, "systemctl show -p Result -p ActiveState san-attach-vms")?;
+    ensure!(result.contains("Result=success") && result.contains("ActiveState=inactive"), "{result}");
+    let left = "pidof sanlock lvmlockd || true; ls /dev/mapper | grep -v control || true; ls /sys/class/iscsi_session";
+    let left = vms.run(host, left)?;
+    ensure!(left.is_empty(), "{left}");
     Ok(())
 }
 

@@ -16,6 +16,28 @@ ip link set lo up
 modprobe -a -q configfs
 mount -t configfs configfs /sys/kernel/config 2>/dev/null
 
+# `lab.systemd`: what a boot of Debian does with units. /lab/bin/HOST.boot, if it is there, lays the machine out before.
+case " $(cat /proc/cmdline) " in *" lab.systemd "*)
+    [ ! -x "/lab/bin/$host.boot" ] || "/lab/bin/$host.boot" || echo "root: $host.boot failed"
+    mkdir -p /run/systemd/system/lab.target.wants
+    cat >/run/systemd/system/lab-agent.service <<END
+[Unit]
+DefaultDependencies=no
+[Service]
+Environment=HOME=/root TERM=linux
+ExecStart=/run/lab/agent
+KillMode=process
+END
+    cat >/run/systemd/system/lab.target <<END
+[Unit]
+Requires=basic.target lab-agent.service
+After=basic.target
+AllowIsolate=yes
+END
+    exec /lib/systemd/systemd --unit=lab.target
+    ;;
+esac
+
 /lib/systemd/systemd-udevd --daemon --resolve-names=never
 # Only what tests use: a cold plug of every device of the machine costs seconds under emulation.
 udevadm trigger --action=add --subsystem-match=block --subsystem-match=net --subsystem-match=virtio-ports \

@@ -70,8 +70,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "irqbalance", packages: &["irqbalance"] },
     // The storage tools and another way to describe a network.
     Variant { name: "ifupdown2", packages: &["ifupdown2"] },
-    // The storage tools and the lock managers of a shared volume group.
-    Variant { name: "shared-vg", packages: &["lvm2-lockd", "sanlock"] },
+    // The storage tools, the lock managers of a shared volume group, and what starts them at boot.
+    Variant { name: "shared-vg", packages: &["lvm2-lockd", "sanlock", "systemd"] },
     // The storage tools, a TPM in software, and what binds volumes to it.
     Variant {
         name: "tpm",

@@ -178,6 +178,14 @@ impl MachineBuilder {
         self
     }
 
+    /// Lets systemd be the first process, with `lab.target` for its goal. What is to happen at boot is laid out by the program
+    /// `NAME.boot` among those of [`Lab::install`](crate::Lab::install), which runs before systemd and may put units below
+    /// `/run/systemd/system` and links into its `lab.target.wants`.
+    #[must_use]
+    pub fn systemd(self) -> Self {
+        self.append("lab.systemd")
+    }
+
     /// Adds arguments to QEMU's command line.
     #[must_use]
     pub fn qemu<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
