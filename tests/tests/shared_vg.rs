@@ -24,7 +24,7 @@ const KEPT: &str = "fio --name=kept --filename=/dev/mapper/vms-vm1 --direct=1 --
 /// What a hypervisor's files say.
 const SETTLED: &str = r#"# The lab's udev looks up no names of groups; sanlock's user is in the group disk.
              echo 'SUBSYSTEM=="block", GROUP="6", MODE="0660"' > /etc/udev/rules.d/90-disk.rules
-             sed -i 's/use_lvmlockd = 0/use_lvmlockd = 1/' /etc/lvm/lvm.conf"#;
+             sed -i 's/# use_lvmlockd = 0/use_lvmlockd = 1/' /etc/lvm/lvm.conf"#;
 
 /// Its name and addresses.
 fn addresses(number: usize) -> String {
@@ -353,6 +353,8 @@ fn its_unit_attaches_and_joins_at_boot() -> Result<()> {
     let vms = Vms::boot(Kernel::V6_1)?;
     vms.serve()?;
     vms.equip(0)?;
+    let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create")?;
+    ensure!(code == 0 && said.contains("group vms made"), "{said}");
     let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create --unit")?;
     let unit = said.find("# /etc/systemd").and_then(|at| said.get(at..)).unwrap_or_default().to_owned();
     ensure!(code == 0 && unit.contains("WantedBy="), "{said}");
@@ -362,7 +364,7 @@ fn its_unit_attaches_and_joins_at_boot() -> Result<()> {
     let host = vms.with_systemd(&unit)?;
     let outcome = at_boot(&vms, &host);
     if outcome.is_err() {
-        let look = "systemctl --no-pager status san-attach-vms; journalctl --no-pager -b | tail -n 60; lvmlockctl -i; sanlock client status; true";
+        let look = "systemctl --no-pager status san-attach-vms || true; systemctl list-jobs; journalctl --no-pager -b | tail -n 60; lvmlockctl -i || true; sanlock client status || true";
         println!("{}", vms.run(&host, look).unwrap_or_else(|error| format!("{error:#}")));
     }
     outcome?;
@@ -371,7 +373,7 @@ fn its_unit_attaches_and_joins_at_boot() -> Result<()> {
 }
 
 fn at_boot(vms: &Vms, host: &Machine) -> Result<()> {
-    let script = "for i in $(seq 400); do s=$(systemctl is-active san-attach-vms); case $s in active|failed) break; esac; sleep 1; done; echo $s";
+    let script = "for i in $(seq 400); do s=$(systemctl is-active san-attach-vms || true); case $s in active|failed) break; esac; sleep 1; done; echo $s";
     let state = vms.run(host, script)?;
     ensure!(state == "active", "the unit is {state}");
     let took = "systemctl show -p ActiveEnterTimestampMonotonic --value san-attach-vms";
