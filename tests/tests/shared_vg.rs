@@ -389,6 +389,10 @@ fn at_boot(vms: &Vms, host: &Machine) -> Result<()> {
         host,
         "dd if=/dev/zero of=/dev/mapper/vms-vm1 bs=1M count=1 oflag=direct && shared_vg vms 1 deactivate vm1",
     )?;
+    // Room for more locks.
+    vms.run(host, "shared_vg vms 1 grow-locks 320M")?;
+    let size = vms.run(host, "lvs --noheadings --nosuffix --units m -a -o lv_size vms/lvmlock")?;
+    ensure!(size.trim() == "320.00", "lvmlock has {size} MiB");
     vms.run(host, "systemctl stop san-attach-vms")?;
     let result = vms.run(host, "systemctl show -p Result -p ActiveState san-attach-vms")?;
     ensure!(result.contains("Result=success") && result.contains("ActiveState=inactive"), "{result}");

@@ -195,6 +195,9 @@ impl Kernel for Live {
     }
 }
 
+/// The room for events that nobody has read yet, in bytes of the kernel's memory.
+const EVENTS: i32 = 8 << 20;
+
 /// The kernel fills dumps up to 32 KiB a datagram when it sees room for it (`net/netlink/af_netlink.c`).
 const SLOT: usize = 32 * 1024;
 /// How many datagrams one system call takes: DRBD sends one a object.
@@ -253,6 +256,10 @@ impl Channel for LiveChannel {
 
     fn join(&mut self, group: u32) -> io::Result<()> {
         let group = i32::try_from(group).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // Events come when they come: with the kernel's own 208 KiB two hundred uevents are too many. What the process may not have
+        // (CAP_NET_ADMIN), it gets within net.core.rmem_max; a small buffer runs over sooner, and that is told.
+        let room = |option| sys::nl::set_option(self.fd.as_fd(), libc::SOL_SOCKET, option, EVENTS);
+        let _ = room(libc::SO_RCVBUFFORCE).or_else(|_| room(libc::SO_RCVBUF));
         sys::nl::set_option(self.fd.as_fd(), libc::SOL_NETLINK, sys::nl::ADD_MEMBERSHIP, group)
     }
 
