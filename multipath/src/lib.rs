@@ -199,15 +199,17 @@ impl Initiator {
     /// # Errors
     /// open-iscsi is not set up here.
     pub fn name(&self) -> Result<Iqn> {
-        let text = self.host.tree().read("/etc/iscsi/initiatorname.iscsi").map_err(Error::Tree)?;
+        const FILE: &str = "/etc/iscsi/initiatorname.iscsi";
+        let bad = |reason: &str| Error::Invalid { object: FILE.to_owned(), reason: reason.to_owned() };
+        let text = self.host.tree().read_opt(FILE).map_err(Error::Tree)?;
+        let text = text.ok_or_else(|| {
+            bad("it is not there, so this machine has no iSCSI name; install open-iscsi, which makes one")
+        })?;
         let name = text.lines().find_map(|line| line.trim().strip_prefix("InitiatorName="));
-        match name {
-            Some(name) => Ok(Iqn::from_kernel(name.trim())),
-            None => Err(Error::Invalid {
-                object: "/etc/iscsi/initiatorname.iscsi".to_owned(),
-                reason: "it has no line InitiatorName=".to_owned(),
-            }),
-        }
+        let name = name.ok_or_else(|| {
+            bad("it has no line InitiatorName=; add one with this machine's name (iscsi-iname makes one)")
+        })?;
+        Ok(Iqn::from_kernel(name.trim()))
     }
 
     /// Asks a portal which targets it has: three round trips. `iscsiadm -m discovery -t st -p PORTAL`.

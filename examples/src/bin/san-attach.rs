@@ -4,7 +4,7 @@
 #[path = "san-attach/vg.rs"]
 mod vg;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use multipath::{
 struct Cli {
     /// The target's name.
     target: Iqn,
-    /// A portal (address:port), once for each path. With one portal only, the others are discovered through it.
-    #[arg(long = "portal", short = 'p')]
+    /// A portal (address, or address:port; 3260 without), once for each path. With one portal only, the others are discovered through it.
+    #[arg(long = "portal", short = 'p', value_parser = portal)]
     portals: Vec<SocketAddr>,
     /// The disk's number at the target; without it, disk 0 is attached, or all disks are detached.
     #[arg(long)]
@@ -55,6 +55,19 @@ struct Cli {
     timeout: u64,
     #[command(flatten)]
     vg: vg::Words,
+}
+
+/// A portal as iscsiadm takes it: without a port it is the one that IANA gave iSCSI.
+fn portal(text: &str) -> Result<SocketAddr, String> {
+    const PORT: u16 = 3260;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    match (text.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
+        (Ok(portal), _) if portal.port() > 0 => Ok(portal),
+        (_, Ok(address)) => Ok(SocketAddr::new(address, PORT)),
+        _ => Err(format!(
+            "{text:?} is no portal: an address, or an address and a port of 1 to 65535, as 10.1.24.10:3260 or [fd00::10]:3260"
+        )),
+    }
 }
 
 fn main() -> ExitCode {
@@ -161,4 +174,25 @@ fn let_connections_be_made(host: &Host) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portal_may_leave_out_its_port() {
+        for (text, wanted) in [
+            ("10.1.24.10", "10.1.24.10:3260"),
+            ("10.1.24.10:860", "10.1.24.10:860"),
+            ("fd00::10", "[fd00::10]:3260"),
+            ("[fd00::10]", "[fd00::10]:3260"),
+            ("[fd00::10]:860", "[fd00::10]:860"),
+        ] {
+            assert_eq!(portal(text).map(|portal| portal.to_string()), Ok(wanted.to_owned()));
+        }
+        for bad in ["", "10.1.24", "10.1.24.10:0", "10.1.24.10:99999", "node1:3260", "[10.1.24.10"] {
+            assert!(portal(bad).is_err_and(|said| said.contains("as 10.1.24.10:3260")), "{bad}");
+        }
+    }
 }
