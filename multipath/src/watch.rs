@@ -156,7 +156,16 @@ impl Kernel {
         let maps = self.list()?;
         let out = VecDeque::from([Event::Snapshot(maps.clone())]);
         let maps = maps.into_iter().map(|map| (map.name.clone(), map)).collect();
-        Ok(Watch::new(Source { kernel: self.clone(), uevents, iscsi, epoll, maps, out, stale: false }))
+        Ok(Watch::new(Source {
+            kernel: self.clone(),
+            uevents,
+            iscsi,
+            epoll,
+            maps,
+            fallen: BTreeSet::new(),
+            out,
+            stale: false,
+        }))
     }
 }
 
@@ -167,6 +176,8 @@ struct Source {
     iscsi: Option<Box<dyn Channel>>,
     epoll: Epoll,
     maps: BTreeMap<String, MapState>,
+    /// Map and number of each path of whose failure the kernel has told, and whose return nobody has told or seen yet.
+    fallen: BTreeSet<(String, String)>,
     out: VecDeque<Event>,
     /// Something could not be read: all is read again.
     stale: bool,
@@ -209,8 +220,15 @@ impl Source {
             match event {
                 Uevent::Path { map, path, reinstated } => {
                     let state = if reinstated { PathState::Active } else { PathState::Failed };
+                    let at = (map.clone(), path.clone());
+                    let again = !if reinstated { self.fallen.remove(&at) } else { self.fallen.insert(at) };
                     // A path failed whatever it is by now; only what was told already is not told twice.
                     if let Some(known) = self.maps.get_mut(&map) {
+                        // It failed, and fails: in between the table was loaded anew (multipathd does that), which makes all paths active
+                        // and tells nobody.
+                        if again && !reinstated {
+                            self.out.extend(turned(known, &path, &PathState::Active));
+                        }
                         self.out.extend(turned(known, &path, &state));
                     }
                     changed.insert(map);
@@ -257,7 +275,10 @@ impl Source {
     fn replace(&mut self, name: &str, new: Option<MapState>) {
         let old = match &new {
             Some(new) => self.maps.insert(name.to_owned(), new.clone()),
-            None => self.maps.remove(name),
+            None => {
+                self.fallen.retain(|(map, _)| map != name);
+                self.maps.remove(name)
+            }
         };
         match (old, new) {
             (None, None) => {}
@@ -270,6 +291,9 @@ impl Source {
             }
             (Some(mut old), Some(new)) => {
                 for path in new.paths() {
+                    if path.state == PathState::Active {
+                        self.fallen.remove(&(name.to_owned(), path.number.clone()));
+                    }
                     self.out.extend(turned(&mut old, &path.number, &path.state));
                 }
                 if lasting(&old) != lasting(&new) {

@@ -42,9 +42,10 @@ fn main() -> ExitCode {
         ("b_we_see_what_dmsetup_and_lsblk_see", same_as_dmsetup),
         ("c_the_tree_is_that_of_multipath", same_tree),
         ("d_every_command_is_understood", commands),
+        // Before the faults, after which the daemon takes a minute to find all well again.
+        ("d_a_daemon_that_hangs_does_not_hold_the_kernel_up", hanging),
         ("e_faults_are_seen_and_healed", faults),
         ("e_what_happens_is_told", watched),
-        ("f_a_daemon_that_hangs_does_not_hold_the_kernel_up", hanging),
         ("f_we_are_there_sooner", sooner),
         ("g_maps_are_made_and_removed_without_multipathd", embedded),
         ("h_nothing_is_left", ended),
@@ -460,7 +461,12 @@ fn watched() -> Outcome {
     };
     wait("the map is gone", &gone)?;
     maps.reconfigure(soon(60))?;
-    wait("the map is back", &back)
+    wait("the map is back", &back)?;
+    // A path that failed so often is looked at seldom: with a few maps a new daemon finds it well sooner than this one.
+    if count() <= 4 {
+        sh("multipathd shutdown; while pidof multipathd >/dev/null; do sleep 0.1; done")?;
+    }
+    Ok(())
 }
 
 fn faults() -> Outcome {

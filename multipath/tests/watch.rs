@@ -191,6 +191,27 @@ fn a_path_that_was_back_before_anybody_looked_is_told_all_the_same() -> Outcome 
     Ok(())
 }
 
+/// A table that is loaded anew makes all paths active, and the kernel does not tell.
+#[test]
+fn a_path_that_fails_twice_was_back_in_between() -> Outcome {
+    let mut bench = Bench::new()?;
+    bench.fail("8:16")?;
+    bench.sender.path("8:16", "PATH_FAILED");
+    bench.sender.path("8:16", "PATH_FAILED");
+    let failed = "failed 8:16 left 1";
+    assert_eq!(bench.told()?, [failed, "reinstated 8:16 left 2", failed]);
+    // What was read before its event came is told once.
+    bench.reinstate("8:16")?;
+    bench.sender.device("dm-0");
+    assert_eq!(bench.told()?, ["reinstated 8:16 left 2"]);
+    bench.fail("8:16")?;
+    bench.sender.device("dm-0");
+    assert_eq!(bench.told()?, [failed]);
+    bench.sender.path("8:16", "PATH_FAILED");
+    assert_eq!(bench.told()?, [""; 0]);
+    Ok(())
+}
+
 #[test]
 fn maps_come_change_and_go() -> Outcome {
     let mut bench = Bench::new()?;
