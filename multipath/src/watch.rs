@@ -220,13 +220,14 @@ impl Source {
             match event {
                 Uevent::Path { map, path, reinstated } => {
                     let state = if reinstated { PathState::Active } else { PathState::Failed };
-                    let at = (map.clone(), path.clone());
-                    let again = !if reinstated { self.fallen.remove(&at) } else { self.fallen.insert(at) };
                     // A path failed whatever it is by now; only what was told already is not told twice.
                     if let Some(known) = self.maps.get_mut(&map) {
-                        // It failed, and fails: in between the table was loaded anew (multipathd does that), which makes all paths active
-                        // and tells nobody.
-                        if again && !reinstated {
+                        let at = (map.clone(), path.clone());
+                        if reinstated {
+                            self.fallen.remove(&at);
+                        } else if !self.fallen.insert(at) {
+                            // It failed, and fails: in between the table was loaded anew (multipathd does that), which makes all paths
+                            // active and tells nobody.
                             self.out.extend(turned(known, &path, &PathState::Active));
                         }
                         self.out.extend(turned(known, &path, &state));
@@ -275,11 +276,11 @@ impl Source {
     fn replace(&mut self, name: &str, new: Option<MapState>) {
         let old = match &new {
             Some(new) => self.maps.insert(name.to_owned(), new.clone()),
-            None => {
-                self.fallen.retain(|(map, _)| map != name);
-                self.maps.remove(name)
-            }
+            None => self.maps.remove(name),
         };
+        if old.as_ref().map(|map| &map.wwid) != new.as_ref().map(|map| &map.wwid) {
+            self.fallen.retain(|(map, _)| map != name);
+        }
         match (old, new) {
             (None, None) => {}
             (None, Some(new)) => self.out.push_back(Event::MapAdded(Box::new(new))),

@@ -42,7 +42,6 @@ fn main() -> ExitCode {
         ("b_we_see_what_dmsetup_and_lsblk_see", same_as_dmsetup),
         ("c_the_tree_is_that_of_multipath", same_tree),
         ("d_every_command_is_understood", commands),
-        // Before the faults, after which the daemon takes a minute to find all well again.
         ("d_a_daemon_that_hangs_does_not_hold_the_kernel_up", hanging),
         ("e_faults_are_seen_and_healed", faults),
         ("e_what_happens_is_told", watched),
@@ -424,25 +423,27 @@ fn watched() -> Outcome {
     })?;
     let seen = told(&mut watch, &first.name, &format!("{} back, 2 left", other.device))?;
     assert!(seen.contains(&format!("{} back, 1 left", one.device)), "{seen:?}");
-    // A hundred times in a row, as fast as the kernel takes them: each failure and each return is told.
+    // Many times in a row, as fast as the kernel takes them: each failure and each return is told. udev works on each of these events too, half
+    // a second long on an emulated processor, and the next test waits for it.
+    let times = if count() > 4 { 100 } else { 20 };
     let begun = Instant::now();
-    for _ in 0..100 {
+    for _ in 0..times {
         faults.fail(&name, &one.number.parse()?)?;
         faults.reinstate(&name, &one.number.parse()?)?;
     }
     let flapping = begun.elapsed();
     let (mut down, mut up) = (0, 0);
     let deadline = soon(30);
-    while up < 100 {
+    while up < times {
         match watch.next_before(deadline)? {
             Some(Event::PathFailed { map, .. }) if map == first.name => down += 1,
             Some(Event::PathReinstated { map, .. }) if map == first.name => up += 1,
             Some(_) => {}
-            None => return Err(format!("{down} failures and {up} returns of 100 were told").into()),
+            None => return Err(format!("{down} failures and {up} returns of {times} were told").into()),
         }
     }
     println!(
-        "100 failures in {flapping:?}, told {:?} after the first; {down} failures, {up} returns",
+        "{times} failures in {flapping:?}, told {:?} after the first; {down} failures, {up} returns",
         begun.elapsed()
     );
     assert!(down == up, "a path that is back has failed as often");
@@ -461,12 +462,7 @@ fn watched() -> Outcome {
     };
     wait("the map is gone", &gone)?;
     maps.reconfigure(soon(60))?;
-    wait("the map is back", &back)?;
-    // A path that failed so often is looked at seldom: with a few maps a new daemon finds it well sooner than this one.
-    if count() <= 4 {
-        sh("multipathd shutdown; while pidof multipathd >/dev/null; do sleep 0.1; done")?;
-    }
-    Ok(())
+    wait("the map is back", &back)
 }
 
 fn faults() -> Outcome {

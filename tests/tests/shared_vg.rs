@@ -327,14 +327,20 @@ fn scenario(kernel: Kernel) -> Result<()> {
     Ok(())
 }
 
-/// One host alone: made, nothing in it, removed; the disk is as it was.
-#[test]
-fn a_group_of_one_host_is_made_and_removed() -> Result<()> {
+/// The first host has made the group.
+fn one_host() -> Result<Vms> {
     let vms = Vms::boot(Kernel::V6_1)?;
     vms.serve()?;
     vms.equip(0)?;
     let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create")?;
     ensure!(code == 0 && said.contains("group vms made"), "{said}");
+    Ok(vms)
+}
+
+/// One host alone: made, nothing in it, removed; the disk is as it was.
+#[test]
+fn a_group_of_one_host_is_made_and_removed() -> Result<()> {
+    let vms = one_host()?;
     vms.vg(0, "remove")?;
     vms.vg(0, "stop")?;
     let script =
@@ -350,11 +356,7 @@ fn a_group_of_one_host_is_made_and_removed() -> Result<()> {
 /// systemd starts the unit at boot and ends it in order.
 #[test]
 fn its_unit_attaches_and_joins_at_boot() -> Result<()> {
-    let vms = Vms::boot(Kernel::V6_1)?;
-    vms.serve()?;
-    vms.equip(0)?;
-    let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create")?;
-    ensure!(code == 0 && said.contains("group vms made"), "{said}");
+    let vms = one_host()?;
     let (code, said) = vms.attach(0, "--vg vms --host-id 1 --create --unit")?;
     let unit = said.find("# /etc/systemd").and_then(|at| said.get(at..)).unwrap_or_default().to_owned();
     ensure!(code == 0 && unit.contains("WantedBy="), "{said}");
